@@ -1,0 +1,46 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Names that the manager, the node agents and the cluster agree on.
+const (
+	// Finalizer is held by a Migration until the source is known to run or the
+	// target to be confirmed, and the images are gone.
+	Finalizer = "godwit.dev/migration"
+
+	// LabelMigration carries a Migration's UID on its target pod. It is a
+	// handle for people and selectors; authority comes from status.target.podUID.
+	LabelMigration = "godwit.dev/migration"
+	// AnnotationMigration carries "namespace/name" of the Migration on its
+	// target pod. containerd copies it into the container's OCI annotations,
+	// where it can only make the runtime wrapper refuse, never restore.
+	AnnotationMigration = "godwit.dev/migration"
+	// AnnotationCancel, set to "true" on a Migration, asks for it to be cancelled.
+	AnnotationCancel = "godwit.dev/cancel"
+
+	// RuntimeClassName is the RuntimeClass, and the containerd runtime handler,
+	// that target pods run under.
+	RuntimeClassName = "godwit"
+	// GateContainerName is the init container that holds a target pod back
+	// until its switchover is near.
+	GateContainerName = "godwit-gate"
+
+	// LabelNodeReady is "true" on nodes whose agent can take part in a migration.
+	LabelNodeReady = "godwit.dev/ready"
+	// LabelNodeDirtyTracking is "true" on nodes whose kernel tracks dirty pages,
+	// "false" on those that can only do a single dump.
+	LabelNodeDirtyTracking = "godwit.dev/dirty-tracking"
+	// AnnotationNodeFacts holds the NodeFacts of a node as JSON.
+	AnnotationNodeFacts = "godwit.dev/node-facts"
+
+	// FieldManagerController owns everything in a Migration's status that no
+	// agent owns.
+	FieldManagerController = "godwit-controller"
+	// FieldManagerSource owns the report in status.source.
+	FieldManagerSource = "godwit-source-agent"
+	// FieldManagerTarget owns the report in status.target.
+	FieldManagerTarget = "godwit-target-agent"
+	// FieldManagerNode owns the labels and the annotation an agent keeps on its Node.
+	FieldManagerNode = "godwit-node-agent"
+)

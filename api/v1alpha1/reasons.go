@@ -1,0 +1,98 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+// Condition types of a Migration.
+const (
+	// ConditionEligible: the preflight found nothing that forbids the move.
+	ConditionEligible = "Eligible"
+	// ConditionTargetReady: the target pod is scheduled and its containers are parked.
+	ConditionTargetReady = "TargetReady"
+	// ConditionConverged: little enough memory is dirty for the switchover.
+	ConditionConverged = "Converged"
+	// ConditionHandedOver: the handover register is committed.
+	ConditionHandedOver = "HandedOver"
+	// ConditionComplete: the migration reached a final phase; its reason says which.
+	ConditionComplete = "Complete"
+)
+
+// Reasons of conditions that are not failures.
+const (
+	ReasonPreflightPassed = "PreflightPassed"
+	ReasonScheduling      = "Scheduling"
+	ReasonGated           = "Gated"
+	ReasonParked          = "Parked"
+	ReasonCopying         = "Copying"
+	ReasonWithinTarget    = "WithinTargetDowntime"
+	ReasonCommitted       = "Committed"
+	ReasonRestored        = "Restored"
+	ReasonSucceeded       = "Succeeded"
+	ReasonDryRunPassed    = "DryRunPassed"
+)
+
+// Failure reasons: why the controller gave up.
+const (
+	ReasonCancelled              = "Cancelled"
+	ReasonTimeout                = "Timeout"
+	ReasonSwitchoverTimeout      = "SwitchoverTimeout"
+	ReasonSourcePodNotFound      = "SourcePodNotFound"
+	ReasonSourcePodNotRunning    = "SourcePodNotRunning"
+	ReasonSourcePodGone          = "SourcePodGone"
+	ReasonSourceNodeNotReady     = "SourceNodeNotReady"
+	ReasonConflictingMigration   = "ConflictingMigration"
+	ReasonPreflightRefused       = "PreflightRefused"
+	ReasonNoEligibleNode         = "NoEligibleNode"
+	ReasonTargetNodeNotEligible  = "TargetNodeNotEligible"
+	ReasonTargetPodExists        = "TargetPodExists"
+	ReasonTargetPodCreateRefused = "TargetPodCreateRefused"
+	ReasonTargetPodFailed        = "TargetPodFailed"
+	ReasonTargetPodGone          = "TargetPodGone"
+	ReasonStalled                = "Stalled"
+)
+
+// Refusal reasons of the preflight: properties of the pod or the node that
+// forbid the move, each with a way out in its message.
+const (
+	ReasonOwnedPod              = "OwnedPod"
+	ReasonStaticPod             = "StaticPod"
+	ReasonMultipleContainers    = "MultipleContainers"
+	ReasonEphemeralContainers   = "EphemeralContainers"
+	ReasonHostNetwork           = "HostNetwork"
+	ReasonHostNamespaces        = "HostNamespaces"
+	ReasonShareProcessNamespace = "ShareProcessNamespace"
+	ReasonUserNamespace         = "UserNamespace"
+	ReasonPrivileged            = "Privileged"
+	ReasonTerminal              = "Terminal"
+	ReasonExecSession           = "ExecSession"
+	ReasonVolumeNotPortable     = "VolumeNotPortable"
+	ReasonDevices               = "Devices"
+	ReasonHugePages             = "HugePages"
+	ReasonRuntimeNotSupported   = "RuntimeNotSupported"
+	ReasonMultipathTCP          = "MultipathTCP"
+	ReasonUnsupportedSocket     = "UnsupportedSocket"
+	ReasonIOUring               = "IOUring"
+	ReasonMessageQueue          = "MessageQueue"
+	ReasonPodAddressListener    = "PodAddressListener"
+	ReasonProcessTraced         = "ProcessTraced"
+	ReasonNoSpace               = "NoSpace"
+	ReasonImageNotPinned        = "ImageNotPinned"
+	ReasonCheckpointNotUsable   = "CheckpointNotUsable"
+	ReasonPreflightError        = "PreflightError"
+)
+
+// Failure reasons of the agents.
+const (
+	ReasonPreDumpFailed   = "PreDumpFailed"
+	ReasonRoundTimeout    = "RoundTimeout"
+	ReasonFreezeFailed    = "FreezeFailed"
+	ReasonFinalDumpFailed = "FinalDumpFailed"
+	ReasonVolumeError     = "VolumeError"
+	ReasonSourceChanged   = "SourceChanged"
+	ReasonGateFailed      = "GateFailed"
+	ReasonParkTimeout     = "ParkTimeout"
+	ReasonImageSetInvalid = "ImageSetInvalid"
+	ReasonRestoreFailed   = "RestoreFailed"
+	ReasonAgentLost       = "AgentLost"
+	ReasonAgentError      = "AgentError"
+)

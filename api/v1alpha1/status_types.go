@@ -1,0 +1,172 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// MigrationPhase is where a migration stands. Only the controller writes it.
+// +kubebuilder:validation:Enum=Pending;Preparing;PreCopying;SwitchingOver;Completing;RollingBack;Succeeded;Failed;Cancelled
+type MigrationPhase string
+
+const (
+	// PhasePending: accepted, source pod not looked at yet.
+	PhasePending MigrationPhase = "Pending"
+	// PhasePreparing: the source agent runs the preflight.
+	PhasePreparing MigrationPhase = "Preparing"
+	// PhasePreCopying: memory is copied in rounds while the pod runs, and the
+	// target pod is brought up to the point where only the restore is missing.
+	PhasePreCopying MigrationPhase = "PreCopying"
+	// PhaseSwitchingOver: armed. The source agent freezes the pod and writes the
+	// last difference, the target agent commits and restores.
+	PhaseSwitchingOver MigrationPhase = "SwitchingOver"
+	// PhaseCompleting: the target is confirmed; the source pod is removed.
+	PhaseCompleting MigrationPhase = "Completing"
+	// PhaseRollingBack: the source goes on, what was made for the target is removed.
+	PhaseRollingBack MigrationPhase = "RollingBack"
+	// PhaseSucceeded: the pod runs on the target node (or the dry run passed).
+	PhaseSucceeded MigrationPhase = "Succeeded"
+	// PhaseFailed: the migration did not happen; the source pod goes on.
+	PhaseFailed MigrationPhase = "Failed"
+	// PhaseCancelled: the migration was cancelled; the source pod goes on.
+	PhaseCancelled MigrationPhase = "Cancelled"
+)
+
+// PhaseTransitionTimestamp records when a phase was entered.
+type PhaseTransitionTimestamp struct {
+	// phase that was entered.
+	Phase MigrationPhase `json:"phase"`
+	// time at which it was entered.
+	Time metav1.MicroTime `json:"time"`
+}
+
+// PodRef says where one side's pod is. The controller writes it.
+type PodRef struct {
+	// nodeName is the node of the pod.
+	// +optional
+	NodeName string `json:"nodeName,omitempty"`
+	// podName is the name of the pod.
+	// +optional
+	PodName string `json:"podName,omitempty"`
+	// podUID is the UID of the pod; all authority is bound to it.
+	// +optional
+	PodUID types.UID `json:"podUID,omitempty"`
+}
+
+// Failure is a typed reason and a sentence that says what to do about it.
+type Failure struct {
+	// reason is one of the Reason constants.
+	Reason string `json:"reason"`
+	// message is a sentence for a person: what happened and what to do.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// container concerned, when it is one.
+	// +optional
+	Container string `json:"container,omitempty"`
+}
+
+// HandoverState is the value of the handover register.
+// +kubebuilder:validation:Enum=Committed;Aborted
+type HandoverState string
+
+const (
+	// HandoverCommitted: the source must not run; the target restores. Written
+	// by the target agent alone.
+	HandoverCommitted HandoverState = "Committed"
+	// HandoverAborted: the target must not run; the source goes on. Final.
+	HandoverAborted HandoverState = "Aborted"
+)
+
+// Handover is the register that decides who owns the running pod. It is empty
+// until the switchover is decided, is written with a resourceVersion
+// precondition, and so has one winner: empty → Committed (target agent) or
+// empty → Aborted (anyone). Only the target agent that committed may take it
+// back (Committed → Aborted), after it has proved that nothing of the restored
+// process tree runs. See docs/protocol.md.
+//
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Aborted' || self == oldSelf",message="an aborted handover is final"
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state == 'Aborted' || self == oldSelf",message="a committed handover can only be taken back"
+// +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && self.manifestDigest != ”)",message="a commit names the manifest it verified"
+type Handover struct {
+	// state is the register's value.
+	State HandoverState `json:"state"`
+	// manifestDigest is the SHA-256 of the manifest that the target verified
+	// and restores; set on a commit.
+	// +optional
+	ManifestDigest string `json:"manifestDigest,omitempty"`
+	// by names the writer: "controller", "source/<node>" or "target/<node>".
+	By string `json:"by"`
+	// reason is a typed reason for an abort.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// message says in a sentence why.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// time of the write by the writer's clock.
+	Time metav1.MicroTime `json:"time"`
+}
+
+// DowntimeStatus is the time in which no process of the pod ran, and its parts.
+type DowntimeStatus struct {
+	// total is freezeAndDump + handover + restore.
+	Total metav1.Duration `json:"total"`
+	// freezeAndDump is the time from the freeze to the published manifest,
+	// measured on the source node.
+	FreezeAndDump metav1.Duration `json:"freezeAndDump"`
+	// handover is the time from the published manifest to the start of the
+	// restore. It spans two nodes' clocks.
+	Handover metav1.Duration `json:"handover"`
+	// restore is the time from the start of the restore to the first
+	// instruction of the restored processes, measured on the target node.
+	Restore metav1.Duration `json:"restore"`
+}
+
+// MigrationStatus tells the whole story of a migration.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || has(self.handover)",message="the handover register cannot be cleared"
+type MigrationStatus struct {
+	// observedGeneration is the generation of the spec this status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// phase is where the migration stands.
+	// +optional
+	Phase MigrationPhase `json:"phase,omitempty"`
+	// message says in one sentence what is going on or how it ended.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// failure says why the migration is rolled back or failed.
+	// +optional
+	Failure *Failure `json:"failure,omitempty"`
+	// phaseTransitionTimestamps records when each phase was entered.
+	// +listType=map
+	// +listMapKey=phase
+	// +optional
+	PhaseTransitionTimestamps []PhaseTransitionTimestamp `json:"phaseTransitionTimestamps,omitempty"`
+	// conditions: Eligible, TargetReady, Converged, HandedOver, Complete.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// source is the pod that moves and what its node's agent reports.
+	// +optional
+	Source *SourceStatus `json:"source,omitempty"`
+	// target is the pod it becomes and what its node's agent reports.
+	// +optional
+	Target *TargetStatus `json:"target,omitempty"`
+	// handover is the register that decides which side owns the running pod.
+	// +optional
+	Handover *Handover `json:"handover,omitempty"`
+	// downtime is the measured downtime; set when the target is confirmed.
+	// +optional
+	Downtime *DowntimeStatus `json:"downtime,omitempty"`
+	// bytesTransferred is what went through the volume: all rounds, the final
+	// dump and the file differences.
+	// +optional
+	BytesTransferred int64 `json:"bytesTransferred,omitempty"`
+	// completionTime is when the migration reached a final phase.
+	// +optional
+	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
+}

@@ -1,0 +1,95 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// TargetState is how far the target agent has come.
+// +kubebuilder:validation:Enum=Gated;Released;Parked;Restoring;Restored;Failed;Reverted;Cleaned
+type TargetState string
+
+const (
+	// TargetGated: the pod is on the node and held back by its gate.
+	TargetGated TargetState = "Gated"
+	// TargetReleased: the gate was opened; kubelet is about to create the containers.
+	TargetReleased TargetState = "Released"
+	// TargetParked: every container's create is parked in the runtime wrapper;
+	// only the images are missing.
+	TargetParked TargetState = "Parked"
+	// TargetRestoring: committed, the restore runs.
+	TargetRestoring TargetState = "Restoring"
+	// TargetRestored: every container's processes run on this node.
+	TargetRestored TargetState = "Restored"
+	// TargetFailed: the target cannot go on, see failure. Before the commit this
+	// asks the controller for a rollback.
+	TargetFailed TargetState = "Failed"
+	// TargetReverted: after a failed restore the agent has proved that nothing
+	// of the restored tree runs, and has taken the commit back.
+	TargetReverted TargetState = "Reverted"
+	// TargetCleaned: every trace of the migration on the node is removed.
+	TargetCleaned TargetState = "Cleaned"
+)
+
+// TargetStatus is the target pod and the report of its node's agent.
+type TargetStatus struct {
+	// The pod; written by the controller.
+	PodRef `json:",inline"`
+	// The report; written by the target agent.
+	TargetReport `json:",inline"`
+}
+
+// TargetReport holds the facts the target agent reports. It applies all of
+// them each time with its own field manager.
+type TargetReport struct {
+	// state is how far the target has come.
+	// +optional
+	State TargetState `json:"state,omitempty"`
+	// verifiedRounds is how many finished rounds were read through and checked.
+	// +optional
+	VerifiedRounds int32 `json:"verifiedRounds,omitempty"`
+	// containers holds the restore of each container.
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	Containers []TargetContainerStatus `json:"containers,omitempty"`
+	// restoreStartedAt is when the parked creates were allowed to restore.
+	// +optional
+	RestoreStartedAt *metav1.MicroTime `json:"restoreStartedAt,omitempty"`
+	// restoredAt is when the last container's processes ran.
+	// +optional
+	RestoredAt *metav1.MicroTime `json:"restoredAt,omitempty"`
+	// failure is set when the target agent gives up.
+	// +optional
+	Failure *Failure `json:"failure,omitempty"`
+}
+
+// TargetContainerStatus is the restore of one container.
+type TargetContainerStatus struct {
+	// name of the container.
+	Name string `json:"name"`
+	// containerID is the runtime's id on the target, without scheme.
+	// +optional
+	ContainerID string `json:"containerID,omitempty"`
+	// parkedAt is when its create was parked.
+	// +optional
+	ParkedAt *metav1.MicroTime `json:"parkedAt,omitempty"`
+	// restore holds the measurements of the restore.
+	// +optional
+	Restore *RestoreStatus `json:"restore,omitempty"`
+}
+
+// RestoreStatus holds the measurements of one restore.
+type RestoreStatus struct {
+	// startTime of the restore.
+	// +optional
+	StartTime metav1.MicroTime `json:"startTime,omitempty"`
+	// duration until the processes ran.
+	// +optional
+	Duration metav1.Duration `json:"duration,omitempty"`
+	// pagesRestored is how many pages were put back.
+	// +optional
+	PagesRestored int64 `json:"pagesRestored,omitempty"`
+}

@@ -1,0 +1,175 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// RoundSample is what one pre-copy round measured, summed over the containers.
+type RoundSample struct {
+	// Bytes of memory written, and how long the round took.
+	Bytes    int64
+	Duration time.Duration
+	// DirtyBytes is the memory dirtied again by the end of the round.
+	DirtyBytes int64
+}
+
+// PreCopy is everything Converge looks at.
+type PreCopy struct {
+	// Rounds finished so far, oldest first.
+	Rounds []RoundSample
+	// DirtyBytes now; it may be newer than the last round's.
+	DirtyBytes int64
+	// FinalOnlyBytes is memory that only the final dump can take (memfd, SysV
+	// shared memory): no round makes it smaller.
+	FinalOnlyBytes int64
+	// FixedCost is the part of the downtime that does not depend on memory:
+	// freeze, non-memory dump, commit and the fixed part of the restore.
+	FixedCost time.Duration
+	// RestoreBandwidth is how fast the target puts memory back, in bytes per
+	// second; 0 leaves that part out.
+	RestoreBandwidth int64
+	// MaxRounds, TargetDowntime and OnStall from the spec.
+	MaxRounds      int32
+	TargetDowntime time.Duration
+	OnStall        v1alpha1.OnStallPolicy
+}
+
+// Reasons of a convergence decision.
+const (
+	ConvergeFirstRound      = "FirstRound"
+	ConvergeNoPreCopy       = "NoPreCopy"
+	ConvergeWithinTarget    = "WithinTargetDowntime"
+	ConvergeShrinking       = "DirtyShrinking"
+	ConvergeNotShrinking    = "DirtyNotShrinking"
+	ConvergeMaxRounds       = "MaxRoundsReached"
+	ConvergeRateTooHigh     = "DirtyRateAboveBandwidth"
+	ConvergeFixedCostTooBig = "FixedCostAboveTarget"
+)
+
+// Convergence is the decision after a round.
+type Convergence struct {
+	Verdict v1alpha1.ConvergenceVerdict
+	// Reason is one of the Converge constants, Message the same with numbers.
+	Reason, Message string
+	// Predicted downtime if the switchover began now.
+	Predicted time.Duration
+	// Bandwidth in bytes per second: the rounds' exponentially weighted mean.
+	Bandwidth int64
+}
+
+// Weight of the newest round in the bandwidth estimate, and the share a round
+// must shrink the dirty set by to count as progress.
+const (
+	bandwidthWeight = 0.5
+	progress        = 0.9
+)
+
+// Converge decides whether another round is worth it. Rules, first match wins:
+// no pre-copy asked for; nothing copied yet; within the target; out of rounds;
+// dirtied as fast as it is copied; no longer shrinking; the fixed cost alone is
+// above the target and memory is the small part. The dirty set is compared with
+// the one after the round before, never with the first round's nothing.
+func Converge(p PreCopy) Convergence {
+	c := Convergence{Bandwidth: bandwidth(p.Rounds)}
+	n := len(p.Rounds)
+	switch {
+	case p.MaxRounds == 0:
+		c.Verdict, c.Reason, c.Message = v1alpha1.VerdictSwitch, ConvergeNoPreCopy, "single dump: all memory is copied while the pod is frozen"
+		return c
+	case n == 0:
+		c.Verdict, c.Reason, c.Message = v1alpha1.VerdictContinue, ConvergeFirstRound, "the first round copies all memory"
+		return c
+	}
+	memory := transfer(p.DirtyBytes+p.FinalOnlyBytes, c.Bandwidth) + transfer(p.DirtyBytes+p.FinalOnlyBytes, p.RestoreBandwidth)
+	c.Predicted = p.FixedCost + memory
+	dirty := bytesString(p.DirtyBytes)
+
+	stalled := func(reason, format string, args ...any) Convergence {
+		c.Reason, c.Message = reason, fmt.Sprintf(format, args...)
+		c.Verdict = v1alpha1.VerdictStalled
+		if p.OnStall == v1alpha1.OnStallStopAndCopy {
+			c.Verdict = v1alpha1.VerdictSwitch
+			c.Message += "; switching over all the same (onStall: StopAndCopy)"
+		}
+		return c
+	}
+	last := p.Rounds[n-1]
+	switch {
+	case c.Predicted <= p.TargetDowntime:
+		c.Verdict, c.Reason = v1alpha1.VerdictSwitch, ConvergeWithinTarget
+		c.Message = fmt.Sprintf("%s dirty, predicted downtime %s is within %s", dirty, round(c.Predicted), p.TargetDowntime)
+		return c
+	case int32(n) >= p.MaxRounds:
+		return stalled(ConvergeMaxRounds, "%s dirty after %d rounds, predicted downtime %s is above %s", dirty, n, round(c.Predicted), p.TargetDowntime)
+	case n >= 2 && last.Duration > 0 && float64(last.DirtyBytes)/last.Duration.Seconds() >= float64(c.Bandwidth):
+		return stalled(ConvergeRateTooHigh, "memory is dirtied as fast as it is copied (%s/s)", bytesString(c.Bandwidth))
+	case n >= 2 && float64(last.DirtyBytes) > progress*float64(p.Rounds[n-2].DirtyBytes):
+		return stalled(ConvergeNotShrinking, "%s dirty, no less than a round ago; predicted downtime %s is above %s", dirty, round(c.Predicted), p.TargetDowntime)
+	case p.FixedCost >= p.TargetDowntime && memory < p.FixedCost/10:
+		return stalled(ConvergeFixedCostTooBig, "%s dirty; the fixed cost of a switchover (%s) is above the target downtime %s", dirty, round(p.FixedCost), p.TargetDowntime)
+	}
+	c.Verdict, c.Reason = v1alpha1.VerdictContinue, ConvergeShrinking
+	c.Message = fmt.Sprintf("%s dirty, predicted downtime %s is above %s", dirty, round(c.Predicted), p.TargetDowntime)
+	return c
+}
+
+// bandwidth is the weighted mean over the rounds. Small rounds measure fixed
+// costs rather than bandwidth, so a round counts by its share of the largest.
+func bandwidth(rounds []RoundSample) int64 {
+	var mean float64
+	var largest int64
+	for _, r := range rounds {
+		largest = max(largest, r.Bytes)
+	}
+	for _, r := range rounds {
+		if r.Duration <= 0 || r.Bytes <= 0 {
+			continue
+		}
+		rate := float64(r.Bytes) / r.Duration.Seconds()
+		if mean == 0 {
+			mean = rate
+			continue
+		}
+		w := bandwidthWeight * float64(r.Bytes) / float64(largest)
+		mean += w * (rate - mean)
+	}
+	return int64(mean)
+}
+
+func transfer(bytes, perSecond int64) time.Duration {
+	if perSecond <= 0 {
+		return 0
+	}
+	return time.Duration(float64(bytes) / float64(perSecond) * float64(time.Second))
+}
+
+func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+
+// bytesString writes a number of bytes for people: "8Mi".
+func bytesString(n int64) string {
+	return FormatBytes(n)
+}
+
+// FormatBytes writes a number of bytes for people, in binary units rounded to
+// at most four digits: "512", "96Ki", "8Mi", "1.5Gi".
+func FormatBytes(n int64) string {
+	switch {
+	case n >= 10<<30 || n >= 1<<30 && n%(1<<30) == 0:
+		n = n >> 30 << 30
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1fGi", float64(n)/(1<<30))
+	case n >= 1<<20:
+		n = n >> 20 << 20
+	case n >= 1<<10:
+		n = n >> 10 << 10
+	}
+	return resource.NewQuantity(n, resource.BinarySI).String()
+}

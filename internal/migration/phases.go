@@ -1,0 +1,351 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// PodFacts is what the controller knows of one side's pod.
+type PodFacts struct {
+	// Exists, and then with this UID on this node ("" while unscheduled).
+	Exists   bool
+	UID      types.UID
+	NodeName string
+	// Deleting: it has a deletion timestamp.
+	Deleting bool
+	// Phase as kubelet reports it.
+	Phase corev1.PodPhase
+	// Started: kubelet has seen every application container run (or run and end).
+	Started bool
+	// Unschedulable holds the scheduler's message while it finds no node.
+	Unschedulable string
+}
+
+// Observation is everything Decide looks at.
+type Observation struct {
+	// Now by the controller's clock.
+	Now time.Time
+	// Migration as read; its spec has been defaulted.
+	Migration *v1alpha1.Migration
+	// Source is the pod the migration started with (by name, then by UID).
+	Source PodFacts
+	// Target is the pod named in status.target.
+	Target PodFacts
+	// Conflict names another unfinished Migration of the same pod.
+	Conflict string
+	// Blocked says why the migration cannot begin: the pod or the nodes. Only
+	// looked at before the pre-copy.
+	Blocked *v1alpha1.Failure
+}
+
+// Action is what the controller has to do.
+type Action string
+
+const (
+	// Wait: nothing; some watched object will change, or RequeueAfter passes.
+	Wait Action = "Wait"
+	// Advance: write Decision.Phase.
+	Advance Action = "Advance"
+	// Abort: write phase RollingBack and handover Aborted in one write with a
+	// resourceVersion precondition. Losing the race means: look again.
+	Abort Action = "Abort"
+	// CreateTarget creates the target pod.
+	CreateTarget Action = "CreateTarget"
+	// DeleteSource deletes the source pod, UID as precondition.
+	DeleteSource Action = "DeleteSource"
+	// DeleteTarget deletes the target pod, UID as precondition.
+	DeleteTarget Action = "DeleteTarget"
+)
+
+// Decision is what the controller has to do, and what to tell the user.
+type Decision struct {
+	Action Action
+	// Phase to enter, with Advance and Abort.
+	Phase v1alpha1.MigrationPhase
+	// Failure to record, with Abort and on the way to Failed or Cancelled.
+	Failure *v1alpha1.Failure
+	// Message for status.message.
+	Message string
+	// RequeueAfter is when a deadline has to be looked at again; 0 for never.
+	RequeueAfter time.Duration
+}
+
+// Finished says whether the phase is final.
+func Finished(p v1alpha1.MigrationPhase) bool {
+	switch p {
+	case v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed, v1alpha1.PhaseCancelled:
+		return true
+	}
+	return false
+}
+
+// CancelRequested says whether the user wants the migration to end.
+func CancelRequested(m *v1alpha1.Migration) bool {
+	return m.DeletionTimestamp != nil || m.Annotations[v1alpha1.AnnotationCancel] == "true"
+}
+
+// Decide says what the controller has to do next. The same observation always
+// gives the same decision; every step may be repeated.
+func Decide(o Observation) Decision {
+	m := o.Migration
+	phase := m.Status.Phase
+	switch handover(m) {
+	case v1alpha1.HandoverCommitted:
+		// The register is write-once: nothing but the target agent can undo it,
+		// so neither cancel nor timeout is looked at any more.
+		return decideCommitted(o)
+	case v1alpha1.HandoverAborted:
+		if Finished(phase) {
+			return Decision{Action: Wait}
+		}
+		return decideRollback(o)
+	}
+
+	if Finished(phase) {
+		return Decision{Action: Wait}
+	}
+	if f := interrupted(o); f != nil {
+		switch phase {
+		case "", v1alpha1.PhasePending, v1alpha1.PhasePreparing:
+			// Nothing was touched: no register to write, nothing to undo.
+			return finish(f)
+		}
+		return Decision{Action: Abort, Phase: v1alpha1.PhaseRollingBack, Failure: f,
+			Message: "rolling back: " + f.Message}
+	}
+
+	switch phase {
+	case "":
+		return advance(v1alpha1.PhasePending, "waiting to be looked at")
+	case v1alpha1.PhasePending:
+		return advance(v1alpha1.PhasePreparing, "checking whether the pod can be moved")
+	case v1alpha1.PhasePreparing:
+		return decidePreparing(o)
+	case v1alpha1.PhasePreCopying:
+		return decidePreCopying(o)
+	case v1alpha1.PhaseSwitchingOver:
+		return wait(o, "switching over: "+switchoverStep(m))
+	case v1alpha1.PhaseRollingBack:
+		// Entered together with the abort; without it the write was torn apart by
+		// hand. Write it again.
+		f := m.Status.Failure
+		if f == nil {
+			f = &v1alpha1.Failure{Reason: v1alpha1.ReasonCancelled, Message: "rolled back"}
+		}
+		return Decision{Action: Abort, Phase: v1alpha1.PhaseRollingBack, Failure: f, Message: "rolling back: " + f.Message}
+	}
+	return Decision{Action: Wait, Message: fmt.Sprintf("unknown phase %q", phase)}
+}
+
+func decidePreparing(o Observation) Decision {
+	s := o.Migration.Status.Source
+	if s == nil || s.State == "" {
+		return wait(o, "the source node's agent checks whether the pod can be moved")
+	}
+	if o.Migration.Spec.DryRun {
+		return Decision{Action: Advance, Phase: v1alpha1.PhaseSucceeded,
+			Message: "dry run: the pod can be moved; nothing was touched"}
+	}
+	return advance(v1alpha1.PhasePreCopying, "copying memory while the pod runs")
+}
+
+func decidePreCopying(o Observation) Decision {
+	s, t := o.Migration.Status.Source, o.Migration.Status.Target
+	switch {
+	case !o.Target.Exists:
+		return Decision{Action: CreateTarget, Message: "copying memory; creating the target pod"}
+	case o.Target.Unschedulable != "":
+		return wait(o, "copying memory; the target pod waits for a node: "+o.Target.Unschedulable)
+	case t == nil || t.State != v1alpha1.TargetParked:
+		return wait(o, preCopyMessage(s)+"; the target pod is being brought up")
+	case s == nil || s.State != v1alpha1.SourceConverged:
+		return wait(o, preCopyMessage(s))
+	case s.Round != nil && t.VerifiedRounds < *s.Round:
+		return wait(o, preCopyMessage(s)+"; the target reads the copied rounds")
+	}
+	return advance(v1alpha1.PhaseSwitchingOver, "armed: the pod is about to be frozen")
+}
+
+func decideCommitted(o Observation) Decision {
+	m := o.Migration
+	t := m.Status.Target
+	switch m.Status.Phase {
+	case v1alpha1.PhaseSucceeded:
+		return Decision{Action: Wait}
+	case v1alpha1.PhaseCompleting:
+		switch {
+		case o.Source.Exists && !o.Source.Deleting:
+			return Decision{Action: DeleteSource, Message: "the pod runs on the target; removing the source pod"}
+		case o.Source.Exists:
+			return Decision{Action: Wait, Message: "the pod runs on the target; the source pod is being removed"}
+		case m.Status.Source == nil || m.Status.Source.State != v1alpha1.SourceCleaned:
+			return Decision{Action: Wait, Message: "the pod runs on the target; the images are being removed"}
+		}
+		return advance(v1alpha1.PhaseSucceeded, "the pod runs on "+m.Status.Target.NodeName)
+	}
+	if t != nil && t.State == v1alpha1.TargetRestored && o.Target.Started {
+		return advance(v1alpha1.PhaseCompleting, "the pod runs on the target; removing the source pod")
+	}
+	return Decision{Action: Wait, Message: "committed: the target restores the pod"}
+}
+
+func decideRollback(o Observation) Decision {
+	m := o.Migration
+	f := rollbackFailure(m)
+	if m.Status.Phase != v1alpha1.PhaseRollingBack {
+		return Decision{Action: Advance, Phase: v1alpha1.PhaseRollingBack, Failure: f, Message: "rolling back: " + f.Message}
+	}
+	if o.Target.Exists && !o.Target.Deleting {
+		return Decision{Action: DeleteTarget, Failure: f, Message: "rolling back: removing the target pod"}
+	}
+	s := m.Status.Source
+	sourceDone := !o.Source.Exists || (s != nil && s.State == v1alpha1.SourceCleaned)
+	switch {
+	case !sourceDone:
+		return Decision{Action: Wait, Failure: f, Message: "rolling back: the source pod is being let go on"}
+	case o.Target.Exists:
+		return Decision{Action: Wait, Failure: f, Message: "rolling back: the target pod is being removed"}
+	}
+	return finish(f)
+}
+
+// rollbackFailure is the reason for a rollback: the recorded one, else the
+// register's.
+func rollbackFailure(m *v1alpha1.Migration) *v1alpha1.Failure {
+	if m.Status.Failure != nil {
+		return m.Status.Failure
+	}
+	h := m.Status.Handover
+	f := &v1alpha1.Failure{Reason: h.Reason, Message: h.Message}
+	if f.Reason == "" {
+		f.Reason = v1alpha1.ReasonCancelled
+	}
+	return f
+}
+
+// interrupted says why a migration that has not committed cannot go on.
+func interrupted(o Observation) *v1alpha1.Failure {
+	m := o.Migration
+	s, t := m.Status.Source, m.Status.Target
+	fail := func(reason, format string, args ...any) *v1alpha1.Failure {
+		return &v1alpha1.Failure{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	}
+	began := m.Status.Phase == v1alpha1.PhasePreCopying || m.Status.Phase == v1alpha1.PhaseSwitchingOver
+	switch {
+	case CancelRequested(m):
+		return fail(v1alpha1.ReasonCancelled, "cancelled by the user")
+	case o.Now.After(Deadline(m)):
+		return fail(v1alpha1.ReasonTimeout, "not done within spec.timeout (%s)", m.Spec.Timeout.Duration)
+	case !o.Source.Exists:
+		if m.Status.Phase == "" || m.Status.Phase == v1alpha1.PhasePending {
+			return fail(v1alpha1.ReasonSourcePodNotFound, "there is no pod %q in this namespace", m.Spec.PodName)
+		}
+		return fail(v1alpha1.ReasonSourcePodGone, "the source pod is gone")
+	case o.Source.Deleting:
+		return fail(v1alpha1.ReasonSourcePodGone, "the source pod is being deleted")
+	case o.Source.Phase != corev1.PodRunning:
+		return fail(v1alpha1.ReasonSourcePodNotRunning, "the source pod is %s; only a running pod can be moved", o.Source.Phase)
+	case s != nil && len(s.Refusals) > 0:
+		return refused(s.Refusals)
+	case s != nil && s.Failure != nil:
+		return s.Failure
+	case s != nil && s.State == v1alpha1.SourceStalled:
+		return fail(v1alpha1.ReasonStalled, "pre-copy does not converge and preCopy.onStall is Abort: %s", convergenceMessage(s))
+	}
+	if !began {
+		switch {
+		case o.Conflict != "":
+			return fail(v1alpha1.ReasonConflictingMigration, "migration %q moves this pod already; wait for it or delete it", o.Conflict)
+		case o.Blocked != nil:
+			return o.Blocked
+		}
+		return nil
+	}
+	switch {
+	case t != nil && t.Failure != nil:
+		return t.Failure
+	case t != nil && t.PodUID != "" && !o.Target.Exists:
+		return fail(v1alpha1.ReasonTargetPodGone, "the target pod was deleted by someone else")
+	case o.Target.Exists && o.Target.Deleting:
+		return fail(v1alpha1.ReasonTargetPodGone, "the target pod is being deleted by someone else")
+	case o.Target.Exists && (o.Target.Phase == corev1.PodFailed || o.Target.Phase == corev1.PodSucceeded):
+		return fail(v1alpha1.ReasonTargetPodFailed, "the target pod ended (%s) before it was restored", o.Target.Phase)
+	}
+	return nil
+}
+
+// Deadline is when an uncommitted migration times out.
+func Deadline(m *v1alpha1.Migration) time.Time {
+	return m.CreationTimestamp.Add(m.Spec.Timeout.Duration)
+}
+
+func refused(refusals []v1alpha1.Failure) *v1alpha1.Failure {
+	msg := refusals[0].Message
+	if n := len(refusals) - 1; n > 0 {
+		msg = fmt.Sprintf("%s (and %d more, see status.source.refusals)", msg, n)
+	}
+	return &v1alpha1.Failure{Reason: refusals[0].Reason, Container: refusals[0].Container, Message: msg}
+}
+
+func handover(m *v1alpha1.Migration) v1alpha1.HandoverState {
+	if m.Status.Handover == nil {
+		return ""
+	}
+	return m.Status.Handover.State
+}
+
+func advance(p v1alpha1.MigrationPhase, message string) Decision {
+	return Decision{Action: Advance, Phase: p, Message: message}
+}
+
+// finish ends a migration that did not happen.
+func finish(f *v1alpha1.Failure) Decision {
+	p := v1alpha1.PhaseFailed
+	if f.Reason == v1alpha1.ReasonCancelled {
+		p = v1alpha1.PhaseCancelled
+	}
+	return Decision{Action: Advance, Phase: p, Failure: f, Message: f.Message}
+}
+
+// wait waits for a change, at most until the migration's deadline.
+func wait(o Observation, message string) Decision {
+	return Decision{Action: Wait, Message: message, RequeueAfter: Deadline(o.Migration).Sub(o.Now) + time.Millisecond}
+}
+
+func switchoverStep(m *v1alpha1.Migration) string {
+	s := m.Status.Source
+	switch {
+	case s == nil:
+		return "armed"
+	case s.State == v1alpha1.SourceFrozen:
+		return "the pod is frozen, the last difference is being written"
+	case s.State == v1alpha1.SourceDumped:
+		return "the image set is complete, the target verifies it"
+	}
+	return "the pod is about to be frozen"
+}
+
+func preCopyMessage(s *v1alpha1.SourceStatus) string {
+	switch {
+	case s == nil || s.Round == nil:
+		return "copying memory"
+	case s.State == v1alpha1.SourceConverged:
+		return fmt.Sprintf("converged after %d rounds, %s dirty", *s.Round, s.Dirty)
+	}
+	return fmt.Sprintf("copying memory: %d rounds done, %s dirty", *s.Round, s.Dirty)
+}
+
+func convergenceMessage(s *v1alpha1.SourceStatus) string {
+	if s.Convergence == nil {
+		return ""
+	}
+	return s.Convergence.Message
+}

@@ -1,0 +1,139 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// SourceObservation is everything DecideSource looks at: what the API says and
+// what the node says, never what the agent remembers.
+type SourceObservation struct {
+	// Phase, Handover ("" while the register is empty) and the agent's own last
+	// published report, from the API.
+	Phase    v1alpha1.MigrationPhase
+	Handover v1alpha1.HandoverState
+	Report   v1alpha1.SourceReport
+	// MaxRounds and SwitchoverTimeout from the spec.
+	MaxRounds         int32
+	SwitchoverTimeout time.Duration
+	// DirtyTracking of this node's kernel.
+	DirtyTracking bool
+	// PodGone: the source pod object (by UID) no longer exists; PodDeleting: it
+	// has its deletion timestamp.
+	PodGone, PodDeleting bool
+	// Frozen: the kernel says that a task of the pod is frozen now.
+	Frozen bool
+	// FrozenFor is how long ago the freeze began (Report.FrozenAt), 0 if never.
+	FrozenFor time.Duration
+	// Verdict of Converge on what is dirty right now; "" when not measured.
+	Verdict v1alpha1.ConvergenceVerdict
+}
+
+// SourceAction is what the source agent has to do.
+type SourceAction string
+
+const (
+	// SourceIdle: nothing until something changes.
+	SourceIdle SourceAction = "Idle"
+	// SourcePreflight: check the pod and the node, report Checked or Refused.
+	SourcePreflight SourceAction = "Preflight"
+	// SourceRound: one pre-copy round of every container, then Converge.
+	SourceRound SourceAction = "Round"
+	// SourceConverge: report Converged without a (further) round.
+	SourceConverge SourceAction = "Converge"
+	// SourceAwaitArm: converged; look at the dirty memory now and then until armed.
+	SourceAwaitArm SourceAction = "AwaitArm"
+	// SourceSwitchover: freeze, final dump, seal, publish the digest. The tasks
+	// stay frozen.
+	SourceSwitchover SourceAction = "Switchover"
+	// SourceAwaitCommit: frozen and published; wait for the register until the
+	// switchover timeout.
+	SourceAwaitCommit SourceAction = "AwaitCommit"
+	// SourceAbort: write Aborted into the register (precondition: empty).
+	SourceAbort SourceAction = "Abort"
+	// SourceResume: thaw, connect, report Resumed.
+	SourceResume SourceAction = "Resume"
+	// SourceKill: kill the frozen tasks, report Killed.
+	SourceKill SourceAction = "Kill"
+	// SourceClean: remove the images and all traces on the node, report Cleaned.
+	SourceClean SourceAction = "Clean"
+)
+
+// DecideSource says what the source agent has to do next. A frozen pod is
+// thawed only under an aborted register, and killed only under a committed one
+// after the target has been confirmed (phase Completing) and the pod object is
+// being deleted, so that kubelet does not start its containers afresh.
+func DecideSource(o SourceObservation) SourceAction {
+	state := o.Report.State
+	switch o.Handover {
+	case v1alpha1.HandoverAborted:
+		switch {
+		case state == v1alpha1.SourceCleaned && !o.Frozen:
+			return SourceIdle
+		case o.Frozen || state != v1alpha1.SourceResumed && !o.PodGone:
+			return SourceResume
+		}
+		return SourceClean
+
+	case v1alpha1.HandoverCommitted:
+		confirmed := o.Phase == v1alpha1.PhaseCompleting || o.Phase == v1alpha1.PhaseSucceeded
+		switch {
+		case !confirmed || state == v1alpha1.SourceCleaned:
+			return SourceIdle
+		case state == v1alpha1.SourceKilled:
+			return SourceClean
+		case o.PodDeleting || o.PodGone:
+			return SourceKill
+		}
+		return SourceIdle
+	}
+
+	// The register is empty: the source owns the pod.
+	switch o.Phase {
+	case v1alpha1.PhasePreparing:
+		if state == "" {
+			return SourcePreflight
+		}
+	case v1alpha1.PhasePreCopying:
+		return decidePreCopySource(o)
+	case v1alpha1.PhaseSwitchingOver:
+		switch {
+		case o.Report.Failure != nil:
+			return SourceIdle // the controller aborts
+		case state == v1alpha1.SourceDumped && o.FrozenFor > o.SwitchoverTimeout:
+			return SourceAbort
+		case state == v1alpha1.SourceDumped:
+			return SourceAwaitCommit
+		case state == v1alpha1.SourceFrozen || o.Frozen:
+			// The agent restarted in the middle of the final dump. What it wrote
+			// is not complete and its end was not seen: give up, nothing is lost.
+			return SourceAbort
+		}
+		return SourceSwitchover
+	}
+	return SourceIdle
+}
+
+func decidePreCopySource(o SourceObservation) SourceAction {
+	rounds := int32(0)
+	if o.Report.Round != nil {
+		rounds = *o.Report.Round
+	}
+	switch {
+	case o.Report.Failure != nil, o.Report.State == v1alpha1.SourceStalled:
+		return SourceIdle
+	case o.Report.State == v1alpha1.SourceConverged:
+		// "Rounds go on until the target is parked", but only those that pay.
+		if o.Verdict == v1alpha1.VerdictContinue && rounds < o.MaxRounds {
+			return SourceRound
+		}
+		return SourceAwaitArm
+	case o.MaxRounds == 0 || !o.DirtyTracking:
+		return SourceConverge
+	}
+	return SourceRound
+}

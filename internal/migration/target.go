@@ -1,0 +1,110 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import "godwit.dev/godwit/api/v1alpha1"
+
+// TargetObservation is everything DecideTarget looks at.
+type TargetObservation struct {
+	// Phase, Handover, the source's published state and digest, and the agent's
+	// own last report, from the API.
+	Phase          v1alpha1.MigrationPhase
+	Handover       v1alpha1.HandoverState
+	SourceState    v1alpha1.SourceState
+	SourceRounds   int32
+	ManifestDigest string
+	Report         v1alpha1.TargetReport
+	// GateRunning: the target pod's gate runs on this node.
+	GateRunning bool
+	// Parked: every container's create is parked in the wrapper right now.
+	Parked bool
+	// ParkExpired: a create has been parked so long that it must be given back.
+	ParkExpired bool
+	// Restored: the node shows every container restored. RestoreFailed: a
+	// restore has ended without success, or can no longer succeed.
+	Restored, RestoreFailed bool
+	// TreeGone: nothing of the restored tree is left on this node (seen, not assumed).
+	TreeGone bool
+	// Verified rounds so far.
+	VerifiedRounds int32
+}
+
+// TargetAction is what the target agent has to do.
+type TargetAction string
+
+const (
+	// TargetIdle: nothing until something changes.
+	TargetIdle TargetAction = "Idle"
+	// TargetVerifyRound: read and check the next finished round.
+	TargetVerifyRound TargetAction = "VerifyRound"
+	// TargetOpenGate: end the gate, so that kubelet creates the containers.
+	TargetOpenGate TargetAction = "OpenGate"
+	// TargetReport: only publish what changed (gated, parked).
+	TargetReport TargetAction = "Report"
+	// TargetGiveBack: fail the parked creates and report ParkTimeout.
+	TargetGiveBack TargetAction = "GiveBack"
+	// TargetCommit: verify the image set against the digest, write Committed.
+	TargetCommit TargetAction = "Commit"
+	// TargetRestore: let the parked creates restore, report Restoring, then Restored.
+	TargetRestore TargetAction = "Restore"
+	// TargetDiscard: remove what a failed restore left, prove that it is gone.
+	TargetDiscard TargetAction = "Discard"
+	// TargetTakeBack: write Committed → Aborted. Only after TreeGone.
+	TargetTakeBack TargetAction = "TakeBack"
+	// TargetClean: fail what is parked, remove all traces on the node, report Cleaned.
+	TargetClean TargetAction = "Clean"
+)
+
+// DecideTarget says what the target agent has to do next. It restores only
+// under a committed register, and takes a commit back only when nothing of the
+// restored tree is left.
+func DecideTarget(o TargetObservation) TargetAction {
+	state := o.Report.State
+	if o.Handover == v1alpha1.HandoverAborted || o.Phase == v1alpha1.PhaseRollingBack || Finished(o.Phase) && o.Handover == "" {
+		if state == v1alpha1.TargetCleaned {
+			return TargetIdle
+		}
+		return TargetClean
+	}
+	if o.Handover == v1alpha1.HandoverCommitted {
+		switch {
+		case state == v1alpha1.TargetRestored, state == v1alpha1.TargetCleaned:
+			return TargetIdle
+		case o.Restored:
+			return TargetReport
+		case o.RestoreFailed && !o.TreeGone:
+			return TargetDiscard
+		case o.RestoreFailed:
+			return TargetTakeBack
+		}
+		return TargetRestore
+	}
+
+	switch o.Phase {
+	case v1alpha1.PhasePreCopying, v1alpha1.PhaseSwitchingOver:
+	default:
+		return TargetIdle
+	}
+	if o.Report.Failure != nil {
+		return TargetIdle // the controller aborts
+	}
+	armed := o.Phase == v1alpha1.PhaseSwitchingOver
+	switch {
+	case o.ParkExpired:
+		return TargetGiveBack
+	case armed && o.ManifestDigest != "" && o.SourceState == v1alpha1.SourceDumped && o.Parked:
+		return TargetCommit
+	case o.Parked && state != v1alpha1.TargetParked:
+		return TargetReport
+	case !o.Parked && state == v1alpha1.TargetParked:
+		return TargetReport
+	case o.GateRunning && o.SourceState == v1alpha1.SourceConverged && o.VerifiedRounds >= o.SourceRounds:
+		return TargetOpenGate
+	case o.VerifiedRounds < o.SourceRounds:
+		return TargetVerifyRound
+	case o.GateRunning && state == "":
+		return TargetReport
+	}
+	return TargetIdle
+}

@@ -1,0 +1,219 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package runtime names what the node agent needs from the node: finding
+// containers, copying and freezing them, and looking at them. It holds only
+// interfaces, value types and sentinel errors; the adapters are in the folders
+// below, and all of them, the fake included, pass the suite in runtimetest.
+//
+// Paths in this package are paths of the node (its own mount namespace), not of
+// the agent's container.
+package runtime
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Sentinel errors. Each says what its caller should do.
+var (
+	// ErrNotFound: there is no such pod sandbox or container on this node (any
+	// more). Look at the API again; do not retry.
+	ErrNotFound = errors.New("container not found")
+	// ErrUnsupported: the node lacks the ability (no criu, no dirty tracking).
+	// Fall back or refuse; do not retry.
+	ErrUnsupported = errors.New("not supported by this node")
+	// ErrFreezeTimeout: some task did not freeze (typically in state D). The
+	// container was thawed again; a later try may succeed.
+	ErrFreezeTimeout = errors.New("freezing timed out")
+	// ErrChainBroken: the pre-dump or dump failed after it may have cleared the
+	// soft-dirty bits. The chain must start again with a full round.
+	ErrChainBroken = errors.New("dump failed, the chain of images cannot be continued")
+	// ErrNoSpace: the volume or the node's disk is full. Nothing was lost.
+	ErrNoSpace = errors.New("no space left")
+)
+
+// Container is a container that runs on this node.
+type Container struct {
+	// ID is the container's id in the runtime.
+	ID string
+	// Name is the name in the pod spec.
+	Name string
+	// PodUID is the UID of the pod.
+	PodUID string
+	// SandboxID is the id of the pod sandbox.
+	SandboxID string
+	// PID of the container's init process in the node's pid namespace.
+	PID int
+	// Bundle is the OCI bundle directory.
+	Bundle string
+	// CgroupDir is the container's cgroup v2 directory.
+	CgroupDir string
+	// UpperDir is the overlay upper directory of the root file system: what the
+	// container has written over its image.
+	UpperDir string
+	// ShmDir is the directory mounted at /dev/shm, empty when there is none.
+	ShmDir string
+	// Image is the image reference and ImageDigest its manifest digest.
+	Image       string
+	ImageDigest string
+	// RuntimeHandler is the CRI runtime handler of the pod, "" for the default.
+	RuntimeHandler string
+}
+
+// Finder finds the containers of a pod.
+type Finder interface {
+	// Containers returns the running application containers of the pod, ordered
+	// by name. ErrNotFound when the pod has no sandbox or no running container here.
+	Containers(ctx context.Context, podUID string) ([]Container, error)
+	// Container returns the container with this id, whether it is an init or an
+	// application container. ErrNotFound when it does not run here.
+	Container(ctx context.Context, id string) (Container, error)
+	// HasImage says whether the image reference is present on the node.
+	HasImage(ctx context.Context, ref string) (bool, error)
+}
+
+// DumpOptions say where a dump goes.
+type DumpOptions struct {
+	// ImageDir is the directory for the images; created with mode 0700 when missing.
+	ImageDir string
+	// Parent is the relative path from ImageDir to the images this dump builds
+	// on ("../round-002"); empty for a full dump. It must exist.
+	Parent string
+	// WorkDir is a directory on the node (not on the volume) for logs and statistics.
+	WorkDir string
+	// Track asks for dirty tracking to be on after the dump, so that another
+	// dump can build on this one.
+	Track bool
+}
+
+// DumpStats are the measurements of a dump.
+type DumpStats struct {
+	// Start by the node's clock; Duration of the whole call.
+	Start    time.Time
+	Duration time.Duration
+	// Frozen is how long CRIU held the tasks stopped (0 for a final dump of a
+	// container that was paused before).
+	Frozen time.Duration
+	// PagesScanned, PagesSkipped (unchanged since the parent), PagesWritten count pages.
+	PagesScanned, PagesSkipped, PagesWritten int64
+	// MemoryBytes is the memory written, Bytes all files written to ImageDir.
+	MemoryBytes, Bytes int64
+}
+
+// Checkpointer copies the state of containers. A second implementation over
+// the CRI's own checkpoint calls can stand beside the one for CRIU and runc.
+type Checkpointer interface {
+	// PreDump copies memory while the container runs. The container runs when it
+	// returns, also on error. A failed pre-dump breaks the chain (ErrChainBroken).
+	PreDump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
+	// Dump writes everything else and the memory that changed since the parent.
+	// The container must be frozen before and is still frozen afterwards, also
+	// on error. Cancelling ctx does not end a dump that has begun: killing CRIU
+	// can leave its parasite in the tasks; the call returns when the dump ended.
+	Dump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
+}
+
+// Freezer stops all tasks of a container without their noticing.
+type Freezer interface {
+	// Freeze freezes the container; freezing a frozen one is not an error.
+	// ErrFreezeTimeout when it could not, and then it is thawed again.
+	Freeze(ctx context.Context, c Container) error
+	// Thaw lets a frozen container go on; thawing a running one is not an error.
+	Thaw(ctx context.Context, c Container) error
+	// Frozen says what the kernel says now.
+	Frozen(ctx context.Context, c Container) (bool, error)
+}
+
+// Isolator cuts a pod off the network, so that its kernel does not acknowledge
+// data that the processes will never see.
+type Isolator interface {
+	// Isolate drops all of the pod's traffic but loopback. Repeating is not an error.
+	Isolate(ctx context.Context, c Container) error
+	// Connect takes the drop away again. Repeating is not an error.
+	Connect(ctx context.Context, c Container) error
+}
+
+// DirtyCounter counts memory without touching the tracking.
+type DirtyCounter interface {
+	// DirtyBytes is the memory that the next dump of the container would have to
+	// write, dirtied since the last dump. ErrUnsupported without dirty tracking.
+	// Meaningful only after a first pre-dump.
+	DirtyBytes(ctx context.Context, c Container) (int64, error)
+}
+
+// Killer ends containers.
+type Killer interface {
+	// Signal sends a signal to the container's init process.
+	Signal(ctx context.Context, c Container, sig int) error
+	// Kill ends all tasks of the container at once, frozen or not. Repeating is
+	// not an error; a container that is gone is not an error.
+	Kill(ctx context.Context, c Container) error
+	// Discard removes what a failed or killed restore left of the container id
+	// with this bundle: its tasks, its cgroup, its runtime state. It returns nil
+	// only after it has seen that no process is left in the container's cgroup.
+	Discard(ctx context.Context, id, bundle string) error
+}
+
+// Files carries what is not in CRIU's images: the difference of the root file
+// system and the content of /dev/shm.
+type Files interface {
+	// Pack writes the container's differences below dir (on the volume) and
+	// returns the bytes written. The container should be frozen.
+	Pack(ctx context.Context, c Container, dir string) (int64, error)
+	// Unpack applies what Pack wrote to a container that has been created on
+	// this node (its root file system mounted below bundle) but not started.
+	// The content of dir is hostile: nothing outside the root is ever touched.
+	Unpack(ctx context.Context, dir, bundle string) error
+}
+
+// Inspector looks at a container for the preflight.
+type Inspector interface {
+	// Inspect gathers facts about the container's processes.
+	Inspect(ctx context.Context, c Container) (Inspection, error)
+}
+
+// Inspection holds facts about the processes of a container that decide
+// whether it can be dumped.
+type Inspection struct {
+	// Processes is their number, ResidentBytes their resident memory.
+	Processes     int
+	ResidentBytes int64
+	// Terminal: a process has a controlling terminal.
+	Terminal bool
+	// ExecSessions is the number of processes that entered the container from
+	// outside (kubectl exec, exec probes running just now).
+	ExecSessions int
+	// IOUring, MessageQueues, Traced, HugePages: found in a process.
+	IOUring, MessageQueues, Traced, HugePages bool
+	// MultipathTCP: addresses of MPTCP sockets ("0.0.0.0:8080").
+	MultipathTCP []string
+	// UnsupportedSockets: sockets of kinds that cannot be dumped ("AF_ALG", "SCTP").
+	UnsupportedSockets []string
+	// BoundAddresses: local addresses of listening or unconnected inet sockets
+	// that are bound to one address other than a loopback ("10.1.2.3:80").
+	BoundAddresses []string
+	// EstablishedTCP is the number of established connections beyond loopback.
+	EstablishedTCP int
+	// Devices: open or mapped device nodes other than the usual harmless ones.
+	Devices []string
+	// SharedBytes is memory only the final dump can take (memfd, SysV, shared anonymous).
+	SharedBytes int64
+}
+
+// NodeProber finds out what the node can do.
+type NodeProber interface {
+	// Probe looks again each time; it does a real soft-dirty round trip.
+	Probe(ctx context.Context) (Probe, error)
+}
+
+// Probe is what the node can do. Empty strings mean "not there".
+type Probe struct {
+	CRIU, Runc, Containerd, Kernel string
+	DirtyTracking                  bool
+	CPUFeatures                    []string
+	XSaveSize                      uint32
+	// CRIUCheck is the error of `criu check`, empty when it passed.
+	CRIUCheck string
+}
