@@ -1,0 +1,157 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package catalog names the images that the tests run: what is in them and
+// how they start. Adding a workload means adding a row to [All].
+package catalog
+
+// Suite is the Debian suite that packages are taken from. It is the suite of
+// the test nodes too, whatever the machine that builds the images runs.
+const Suite = "trixie"
+
+// Prefix begins every image's reference. The host part "localhost" keeps a
+// container engine from ever looking for the image in a registry.
+const Prefix = "localhost/"
+
+// Tag is the tag of every image's reference.
+const Tag = "dev"
+
+// Names of the images, as the command line and [Find] know them.
+const (
+	// Godwit is our own image, made from the Dockerfile.
+	Godwit = "godwit"
+	// Redis is redis-server, redis-cli and a small shell.
+	Redis = "redis"
+	// Memhog is the memory-dirtying test server and a small shell.
+	Memhog = "memhog"
+	// Toolbox is a small shell and its applets, nothing else.
+	Toolbox = "toolbox"
+	// Pause is the sandbox container of every pod.
+	Pause = "pause"
+)
+
+// Ref returns the reference under which the image is known on a node.
+func Ref(name string) string { return Prefix + name + ":" + Tag }
+
+// Program is a Go program of this repository that goes into an image.
+type Program struct {
+	// Package is the program's import path relative to the module, "./…".
+	Package string
+	// Path is where the binary goes in the image.
+	Path string
+}
+
+// User is a line of /etc/passwd and the group of the same number and name.
+type User struct {
+	Name string
+	ID   int
+	Home string
+}
+
+// Dir is a directory that no package brings.
+type Dir struct {
+	Path string
+	Mode int64
+	// Owner is the number of the user and of the group that own it.
+	Owner int
+}
+
+// Image describes a workload image.
+type Image struct {
+	Name string
+	// Packages are Debian packages; what they depend on comes along.
+	Packages []string
+	// Omit are packages of that closure which only serve installation and
+	// maintainer scripts. The build fails when one of them is in truth needed
+	// by a program or library of the image.
+	Omit []string
+	// Busybox adds a link in /bin for each applet of the busybox package
+	// that no other package provides.
+	Busybox  bool
+	Programs []Program
+	Users    []User
+	Dirs     []Dir
+
+	// What follows is the image's configuration, with the meaning that the
+	// OCI image specification gives it.
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	User       string
+	WorkingDir string
+	Ports      []string
+}
+
+// installOnly are packages that Debian's dependencies drag in for maintainer
+// scripts: nothing runs those here.
+var installOnly = []string{
+	"adduser", "base-passwd", "debconf", "init-system-helpers",
+	"libaudit-common", "libaudit1", "libbsd0", "libbz2-1.0", "libcap-ng0",
+	"libcrypt1", "libdb5.3t64", "libdebconfclient0", "libmd0",
+	"libpam-modules", "libpam-modules-bin", "libpam0g",
+	"libsemanage-common", "libsemanage2", "libsepol2", "login.defs", "mawk",
+	"openssl-provider-legacy", "passwd",
+}
+
+const busybox = "busybox-static"
+
+// noLibraries is what an image of static programs can do without.
+var noLibraries = append([]string{"gcc-14-base", "libc6", "libgcc-s1"}, installOnly...)
+
+// All lists every workload image.
+func All() []Image {
+	return []Image{
+		{
+			Name:       Pause,
+			Programs:   []Program{{Package: "./test/workloads/pause", Path: "/pause"}},
+			Entrypoint: []string{"/pause"},
+			User:       "65535:65535",
+		},
+		{
+			Name:       Toolbox,
+			Packages:   []string{"base-files", busybox},
+			Omit:       noLibraries,
+			Busybox:    true,
+			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "nobody", ID: 65534, Home: "/"}},
+			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}},
+			Cmd:        []string{"sh"},
+			Entrypoint: nil,
+		},
+		{
+			Name:       Memhog,
+			Packages:   []string{"base-files", busybox},
+			Omit:       noLibraries,
+			Busybox:    true,
+			Programs:   []Program{{Package: "./test/workloads/memhog", Path: "/usr/local/bin/memhog"}},
+			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "memhog", ID: 1000, Home: "/"}},
+			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}, {Path: "/data", Mode: 0o755, Owner: 1000}},
+			Entrypoint: []string{"/usr/local/bin/memhog"},
+			User:       "1000:1000",
+			WorkingDir: "/data",
+			Ports:      []string{"8080/tcp"},
+		},
+		{
+			Name:       Redis,
+			Packages:   []string{"base-files", busybox, "redis-server", "redis-tools"},
+			Omit:       installOnly,
+			Busybox:    true,
+			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "redis", ID: 999, Home: "/data"}},
+			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}, {Path: "/data", Mode: 0o755, Owner: 999}},
+			Entrypoint: []string{"redis-server"},
+			Cmd:        []string{"--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""},
+			User:       "999:999",
+			WorkingDir: "/data",
+			Ports:      []string{"6379/tcp"},
+		},
+	}
+}
+
+// Find returns the workload image of that name.
+func Find(name string) (Image, bool) {
+	for _, image := range All() {
+		if image.Name == name {
+			return image, true
+		}
+	}
+	return Image{}, false
+}
