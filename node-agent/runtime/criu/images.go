@@ -1,0 +1,160 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package criu
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/checkpoint-restore/go-criu/v7/crit"
+	"github.com/checkpoint-restore/go-criu/v7/crit/images/inventory"
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime"
+	"godwit.dev/godwit/node-agent/runtime/host"
+)
+
+// ErrImageDir means that the options of a dump do not fit what is on the
+// volume. It is a mistake of the caller; nothing was touched.
+var ErrImageDir = errors.New("unusable image directory")
+
+// dirs are the open directories of a dump.
+type dirs struct {
+	images, work *os.File
+}
+
+func (d dirs) Close() {
+	d.images.Close()
+	d.work.Close()
+}
+
+// openDirs creates and opens the directories of a dump. CRIU keeps files and a
+// parent link that it finds, so the image directory must be empty.
+func openDirs(h *host.Host, o runtime.DumpOptions) (dirs, error) {
+	if err := checkParent(h, o); err != nil {
+		return dirs{}, err
+	}
+	images, err := h.MkdirAll(o.ImageDir, 0o700)
+	if err != nil {
+		return dirs{}, noSpace(fmt.Errorf("create the image directory: %w", err))
+	}
+	names, err := images.Readdirnames(1)
+	if len(names) > 0 {
+		images.Close()
+		return dirs{}, fmt.Errorf("%w: %s is not empty", ErrImageDir, o.ImageDir)
+	}
+	if _, serr := images.Seek(0, 0); serr != nil {
+		images.Close()
+		return dirs{}, errors.Join(err, serr)
+	}
+	work, err := h.MkdirAll(o.WorkDir, 0o700)
+	if err != nil {
+		images.Close()
+		return dirs{}, noSpace(fmt.Errorf("create the work directory: %w", err))
+	}
+	return dirs{images, work}, nil
+}
+
+// checkParent refuses a parent that CRIU would take for "no parent" (then it
+// would silently write everything) or that lies outside the image's directory.
+func checkParent(h *host.Host, o runtime.DumpOptions) error {
+	if !path.IsAbs(o.ImageDir) || !path.IsAbs(o.WorkDir) {
+		return fmt.Errorf("%w: image and work directory must be absolute", ErrImageDir)
+	}
+	if o.Parent == "" {
+		return nil
+	}
+	if dir, base := path.Split(o.Parent); dir != "../" || base == "" || base == "." || base == ".." {
+		return fmt.Errorf("%w: parent %q is not a sibling (\"../name\")", ErrImageDir, o.Parent)
+	}
+	f, err := h.Open(path.Join(o.ImageDir, o.Parent, "inventory.img"), unix.O_PATH, 0)
+	if err != nil {
+		return fmt.Errorf("%w: parent %q has no inventory: %w", ErrImageDir, o.Parent, err)
+	}
+	return f.Close()
+}
+
+// collect verifies that a dump is whole and gathers its measurements.
+func collect(d dirs, o runtime.DumpOptions, s *runtime.DumpStats) error {
+	img := host.FDPath(d.images)
+	if err := checkInventory(filepath.Join(img, "inventory.img")); err != nil {
+		return err
+	}
+	link, err := os.Readlink(filepath.Join(img, "parent"))
+	if o.Parent == "" && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unexpected parent link %q (%w)", link, err)
+	}
+	if o.Parent != "" && (err != nil || link != o.Parent) {
+		return fmt.Errorf("the parent link is %q, not %q (%w)", link, o.Parent, err)
+	}
+	if s.Bytes, err = size(img); err != nil {
+		return err
+	}
+	st, err := crit.GetDumpStats(host.FDPath(d.work))
+	if err != nil {
+		return fmt.Errorf("read the dump's statistics: %w", err)
+	}
+	if st == nil {
+		return errors.New("the dump's statistics are empty")
+	}
+	s.Frozen = time.Duration(st.GetFrozenTime()+st.GetFreezingTime()) * time.Microsecond
+	s.PagesScanned = int64(st.GetPagesScanned() + st.GetShpagesScanned())
+	s.PagesSkipped = int64(st.GetPagesSkippedParent() + st.GetShpagesSkippedParent())
+	s.PagesWritten = int64(st.GetPagesWritten() + st.GetShpagesWritten())
+	s.MemoryBytes = s.PagesWritten * int64(os.Getpagesize())
+	return nil
+}
+
+// checkInventory reads the file that CRIU writes last.
+func checkInventory(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("the dump has no inventory: %w", err)
+	}
+	defer f.Close()
+	img, err := crit.New(f, nil, "", false, true).Decode(&inventory.InventoryEntry{})
+	if err != nil {
+		return fmt.Errorf("read the inventory: %w", err)
+	}
+	if len(img.Entries) != 1 {
+		return fmt.Errorf("the inventory has %d entries", len(img.Entries))
+	}
+	if e, ok := img.Entries[0].Message.(*inventory.InventoryEntry); !ok || e.GetImgVersion() == 0 {
+		return errors.New("the inventory names no version")
+	}
+	return nil
+}
+
+// size sums up the files of a directory.
+func size(dir string) (int64, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, err
+	}
+	var n int64
+	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return 0, err
+		}
+		n += fi.Size()
+	}
+	return n, nil
+}
+
+// noSpace marks an error that comes from a full disk.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", runtime.ErrNoSpace, err)
+	}
+	return err
+}

@@ -1,0 +1,61 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// maxFile bounds what ReadFile takes into memory; files of the node that the
+// agent reads (configurations, logs, /proc) are far smaller.
+const maxFile = 64 << 20
+
+// readAll reads a file that is expected to be small. Files of /proc and
+// cgroupfs have no size, so it cannot be asked for first.
+func readAll(f *os.File) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("read %s: larger than %d bytes", f.Name(), maxFile)
+	}
+	return b, err
+}
+
+// writeAtomic writes a file by way of a temporary one in the same directory.
+func writeAtomic(dir, base string, data []byte, perm os.FileMode) (err error) {
+	tmp, err := os.CreateTemp(dir, "."+base+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, tmp.Close(), os.Remove(tmp.Name()))
+		}
+	}()
+	if _, err := tmp.Write(data); err != nil {
+		return err
+	}
+	if err := tmp.Chmod(perm); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), filepath.Join(dir, base)); err != nil {
+		return err
+	}
+	return errors.Join(tmp.Close(), SyncDir(dir))
+}
+
+// SyncDir makes the names in a directory durable.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
