@@ -1,0 +1,148 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of a Store.
+type Options struct {
+	// StateDir is a directory of the node itself (not on the volume) where what
+	// was learned about finished rounds outlives the agent. Empty keeps it in
+	// memory only, and a restarted agent reads rounds again.
+	StateDir string
+	// Settle is the longest time to wait for a name that must be there to show
+	// up on this node; 0 means DefaultSettle.
+	Settle time.Duration
+}
+
+// DefaultSettle is longer than the half minute (acdirmin) for which an NFS
+// client may by default believe that a name does not exist.
+const DefaultSettle = 40 * time.Second
+
+// Store is the image store on the shared volume.
+type Store struct {
+	root     string
+	stateDir string
+	settle   time.Duration
+
+	mu   sync.Mutex
+	sets map[string]*Set
+}
+
+// Open opens the store whose volume is mounted at root.
+func Open(root string, o Options) (*Store, error) {
+	if !filepath.IsAbs(root) {
+		return nil, fmt.Errorf("%w: root %q is not absolute", ErrInvalidName, root)
+	}
+	if o.StateDir != "" {
+		if err := os.MkdirAll(o.StateDir, 0o700); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
+	}
+	if o.Settle == 0 {
+		o.Settle = DefaultSettle
+	}
+	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, settle: o.Settle, sets: map[string]*Set{}}
+	d, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	d.close()
+	return s, nil
+}
+
+// open opens the root anew, because the volume may have been mounted again. The
+// path of the root itself is the operator's and may contain links.
+func (s *Store) open() (*dir, error) {
+	f, err := os.OpenFile(s.root, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
+	return &dir{f: f}, nil
+}
+
+// Set returns the image set of a migration, whether it exists or not. The same
+// set is returned each time until it is removed.
+func (s *Store) Set(uid string) (*Set, error) {
+	if !validLabel(uid) {
+		return nil, fmt.Errorf("%w: migration UID %q", ErrInvalidName, uid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set := s.sets[uid]
+	if set == nil {
+		set = &Set{store: s, uid: uid, rounds: map[roundKey]*roundWork{}}
+		s.sets[uid] = set
+	}
+	return set, nil
+}
+
+// Free is the space on the volume that this node may still fill, in bytes.
+func (s *Store) Free() (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil {
+		return 0, fmt.Errorf("image store: statfs: %w", err)
+	}
+	return int64(st.Bavail) * int64(st.Frsize), nil
+}
+
+// Sweep removes the sets of all migrations that keep does not want, and returns
+// their UIDs. Names that are not a migration's are left alone. One set that
+// cannot be removed does not keep the others from being swept. Both nodes may
+// sweep at once.
+func (s *Store) Sweep(ctx context.Context, keep func(uid string) bool) ([]string, error) {
+	root, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	defer root.close()
+	entries, err := root.list()
+	if err != nil {
+		return nil, err
+	}
+	var swept []string
+	var errs []error
+	for _, e := range entries {
+		if err := ctx.Err(); err != nil {
+			return swept, errors.Join(append(errs, err)...)
+		}
+		if !e.IsDir() || !validLabel(e.Name()) || keep(e.Name()) {
+			continue
+		}
+		set, err := s.Set(e.Name())
+		if err == nil {
+			err = set.Remove(ctx)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		swept = append(swept, e.Name())
+	}
+	return swept, errors.Join(errs...)
+}
+
+// forget drops what is remembered about a set.
+func (s *Store) forget(uid string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sets, uid)
+	if s.stateDir == "" {
+		return nil
+	}
+	if err := os.RemoveAll(filepath.Join(s.stateDir, uid)); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	return nil
+}
