@@ -31,6 +31,9 @@ type SourceObservation struct {
 	FrozenFor time.Duration
 	// Verdict of Converge on what is dirty right now; "" when not measured.
 	Verdict v1alpha1.ConvergenceVerdict
+	// Refresh: so much got dirty again since the last round, or the chain is
+	// broken, that one more round before the freeze pays.
+	Refresh bool
 }
 
 // SourceAction is what the source agent has to do.
@@ -112,23 +115,29 @@ func DecideSource(o SourceObservation) SourceAction {
 			// The agent restarted in the middle of the final dump. What it wrote
 			// is not complete and its end was not seen: give up, nothing is lost.
 			return SourceAbort
+		case o.Refresh && rounds(o) <= o.MaxRounds:
+			// At most one round more than asked for, so that this ends.
+			return SourceRound
 		}
 		return SourceSwitchover
 	}
 	return SourceIdle
 }
 
-func decidePreCopySource(o SourceObservation) SourceAction {
-	rounds := int32(0)
-	if o.Report.Round != nil {
-		rounds = *o.Report.Round
+func rounds(o SourceObservation) int32 {
+	if o.Report.Round == nil {
+		return 0
 	}
+	return *o.Report.Round
+}
+
+func decidePreCopySource(o SourceObservation) SourceAction {
 	switch {
 	case o.Report.Failure != nil, o.Report.State == v1alpha1.SourceStalled:
 		return SourceIdle
 	case o.Report.State == v1alpha1.SourceConverged:
 		// "Rounds go on until the target is parked", but only those that pay.
-		if o.Verdict == v1alpha1.VerdictContinue && rounds < o.MaxRounds {
+		if (o.Verdict == v1alpha1.VerdictContinue || o.Refresh) && rounds(o) < o.MaxRounds {
 			return SourceRound
 		}
 		return SourceAwaitArm

@@ -1,0 +1,28 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import corev1 "k8s.io/api/core/v1"
+
+// event is one entry of the catalogue of what the agents tell in events.
+type event struct {
+	kind, reason, action, format string
+}
+
+var (
+	evRound     = event{corev1.EventTypeNormal, "RoundFinished", "PreCopy", "round %d: %s written in %s, tasks stopped for %s; %s dirty"}
+	evConverged = event{corev1.EventTypeNormal, "Converged", "PreCopy", "%s"}
+	evStalled   = event{corev1.EventTypeWarning, "PreCopyStalled", "PreCopy", "%s"}
+	evNoTrack   = event{corev1.EventTypeWarning, "NoDirtyTracking", "PreCopy", "the node's kernel does not track dirty pages: the pod is moved with a single dump, all of it while frozen"}
+	evRefused   = event{corev1.EventTypeWarning, "PreflightRefused", "Preflight", "%s: %s"}
+	evFrozen    = event{corev1.EventTypeNormal, "SourceFrozen", "Switchover", "the pod is frozen, the last difference is being written"}
+	evDumped    = event{corev1.EventTypeNormal, "FinalDump", "Switchover", "final dump: %s of memory, %s in all, published %s after the freeze"}
+	evResumed   = event{corev1.EventTypeNormal, "SourceResumed", "Rollback", "the source pod goes on"}
+	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks were killed after the target was confirmed"}
+	evParked    = event{corev1.EventTypeNormal, "TargetParked", "Prepare", "the target's containers are ready to be restored"}
+	evCommitted = event{corev1.EventTypeNormal, "Committed", "Switchover", "the image set is verified; from here the target owns the pod"}
+	evRestored  = event{corev1.EventTypeNormal, "Restored", "Switchover", "the pod's processes run on %s, restored in %s"}
+	evTakenBack = event{corev1.EventTypeWarning, "RestoreFailed", "Rollback", "the restore failed and left nothing behind; the source goes on: %s"}
+	evFailed    = event{corev1.EventTypeWarning, "StepFailed", "Migrate", "%s: %s"}
+)

@@ -1,0 +1,40 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+var (
+	roundDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "precopy_round_duration_seconds",
+		Help: "Duration of pre-copy rounds.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 14),
+	})
+	roundBytes = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "memory_written_bytes_total",
+		Help: "Memory written to the volume by rounds and final dumps.",
+	})
+	finalDumpDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "freeze_and_dump_duration_seconds",
+		Help: "Time from the freeze to the complete image set.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 12),
+	})
+	restoreDuration = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "restore_duration_seconds",
+		Help: "Time from the start of the restore until the processes ran.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 12),
+	})
+	failures = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "failures_total",
+		Help: "Steps given up, by role and reason.",
+	}, []string{"role", "reason"})
+	wrapperRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "wrapper_requests_total",
+		Help: "Questions of the runtime wrapper, by the agent's verdict.",
+	}, []string{"verdict"})
+)
+
+func init() {
+	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, wrapperRequests)
+}

@@ -1,0 +1,323 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/internal/wire"
+)
+
+const socketName = wire.SocketName
+
+// requestTimeout bounds how long a peer may take to send its request.
+const requestTimeout = 5 * time.Second
+
+// parking serves the runtime wrapper: it answers every create of a container
+// under the godwit handler, and holds the creates that are to become restores.
+type parking struct {
+	agent *Agent
+
+	mu   sync.Mutex
+	lots map[lotKey]*parked
+}
+
+type lotKey struct{ podUID, container string }
+
+// parked is one create that waits, or restores.
+type parked struct {
+	req   wire.Request
+	since time.Time
+
+	mu   sync.Mutex
+	conn net.Conn
+
+	told   bool // Restore was sent
+	result *wire.Result
+	gone   bool
+}
+
+func newParking(a *Agent) *parking {
+	return &parking{agent: a, lots: map[lotKey]*parked{}}
+}
+
+// serve listens until ctx ends. Parked creates are hung up on then: the wrapper
+// fails its create and kubelet tries again, by when another agent serves.
+func (p *parking) serve(ctx context.Context, path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("wrapper socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("wrapper socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("wrapper socket: %w", err), l.Close())
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("wrapper socket: %w", err)
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer conn.Close()
+			stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+			defer stop()
+			if err := p.converse(ctx, conn); err != nil && ctx.Err() == nil {
+				ctrl.Log.WithName("parking").Info("conversation ended", "error", err.Error())
+			}
+		}()
+	}
+}
+
+// converse is one conversation with one wrapper.
+func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
+	if err := onlyRoot(conn); err != nil {
+		wrapperRequests.WithLabelValues("refused").Inc()
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
+		return err
+	}
+	r := wire.NewReader(conn)
+	var req wire.Request
+	if err := r.Read(&req); err != nil {
+		wrapperRequests.WithLabelValues("invalid").Inc()
+		return fmt.Errorf("read request: %w", err)
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	reply := p.verdict(ctx, req)
+	wrapperRequests.WithLabelValues(string(reply.Verdict)).Inc()
+	if reply.Verdict != wire.Park {
+		return wire.Write(conn, reply)
+	}
+	lot := &parked{req: req, since: p.agent.Now(), conn: conn}
+	if err := p.park(lot); err != nil {
+		return wire.Write(conn, failReply(v1alpha1.ReasonAgentError, err.Error()))
+	}
+	defer p.leave(lot)
+	if err := wire.Write(conn, reply); err != nil {
+		return err
+	}
+	p.agent.wakeTargets()
+	// The wrapper speaks again only when it has restored, or hangs up.
+	var res wire.Result
+	if err := r.Read(&res); err != nil {
+		return fmt.Errorf("parked create of %s: %w", req.ContainerName, err)
+	}
+	lot.mu.Lock()
+	lot.result = &res
+	lot.mu.Unlock()
+	p.agent.wakeTargets()
+	return nil
+}
+
+// verdict decides what a create is. Only the API says what is to be restored:
+// a Migration whose target is this very pod on this node.
+func (p *parking) verdict(ctx context.Context, req wire.Request) wire.Reply {
+	m, err := p.migrationOf(ctx, req.PodUID)
+	switch {
+	case err != nil:
+		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
+	case m == nil, p.agent.consumed(req.PodUID, req.ContainerName):
+		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+	}
+	t := m.Status.Target
+	switch {
+	case m.Status.Phase == v1alpha1.PhaseSucceeded, m.Status.Phase == v1alpha1.PhaseCompleting,
+		t.State == v1alpha1.TargetRestored:
+		// Restored before; this is a restart like any other.
+		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+	case m.Status.Handover != nil && m.Status.Handover.State == v1alpha1.HandoverAborted,
+		m.Status.Phase == v1alpha1.PhaseRollingBack, migration.Finished(m.Status.Phase), t.Failure != nil:
+		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("migration %s/%s was rolled back; this pod is being removed", m.Namespace, m.Name))
+	}
+	return wire.Reply{Version: wire.Version, Verdict: wire.Park}
+}
+
+// migrationOf finds the Migration whose target is the pod with this UID. The
+// cache may be behind, but the gate makes sure that a target's UID has been
+// published long before its containers are created; finished ones are the only
+// doubt, and for those the mark on the node and the live read decide.
+func (p *parking) migrationOf(ctx context.Context, podUID string) (*v1alpha1.Migration, error) {
+	var list v1alpha1.MigrationList
+	if err := p.agent.Client.List(ctx, &list); err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		if t := list.Items[i].Status.Target; t != nil && t.NodeName == p.agent.NodeName && string(t.PodUID) == podUID {
+			return &list.Items[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// consumed says whether the container's image set has been restored once: then
+// a create is a restart and starts from the image.
+func (a *Agent) consumed(podUID, container string) bool {
+	_, err := os.Stat(a.markPath(podUID, container))
+	return err == nil
+}
+
+func (a *Agent) markPath(podUID, container string) string {
+	return filepath.Join(a.RunDir, "restored", podUID, container)
+}
+
+// park registers a lot. A second create of the same container takes the place
+// of the first, whose wrapper must be dead: kubelet runs one at a time.
+func (p *parking) park(l *parked) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := lotKey{l.req.PodUID, l.req.ContainerName}
+	if old := p.lots[key]; old != nil {
+		old.mu.Lock()
+		told := old.told && !old.gone
+		old.mu.Unlock()
+		if told {
+			return errors.New("another create of the same container is being restored")
+		}
+		_ = old.conn.Close()
+	}
+	p.lots[key] = l
+	return nil
+}
+
+func (p *parking) leave(l *parked) {
+	l.mu.Lock()
+	l.gone = true
+	keep := l.told
+	l.mu.Unlock()
+	if !keep {
+		// A lot that was told to restore stays until the session has drawn its
+		// conclusion.
+		p.drop(l)
+	}
+	p.agent.wakeTargets()
+}
+
+func (p *parking) drop(l *parked) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := lotKey{l.req.PodUID, l.req.ContainerName}
+	if p.lots[key] == l {
+		delete(p.lots, key)
+	}
+}
+
+// lot returns the parked create of a container, nil when there is none.
+func (p *parking) lot(podUID, container string) *parked {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lots[lotKey{podUID, container}]
+}
+
+// ofPod returns all parked creates of a pod.
+func (p *parking) ofPod(podUID string) []*parked {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var lots []*parked
+	for k, l := range p.lots {
+		if k.podUID == podUID {
+			lots = append(lots, l)
+		}
+	}
+	return lots
+}
+
+// restore tells the wrapper to restore. Telling twice is harmless.
+func (l *parked) restore(img wire.Images) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.told || l.gone {
+		return nil
+	}
+	if err := wire.Write(l.conn, wire.Reply{Version: wire.Version, Verdict: wire.Restore, Images: &img}); err != nil {
+		return err
+	}
+	l.told = true
+	return nil
+}
+
+// fail gives a create back: the wrapper fails it and nothing is started.
+func (l *parked) fail(reason, message string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.told || l.gone {
+		return
+	}
+	_ = wire.Write(l.conn, failReply(reason, message))
+	_ = l.conn.Close()
+	l.gone = true
+}
+
+// refuse is fail for a create under a committed register: it counts as a
+// restore that ended without success.
+func (l *parked) refuse(reason, message string) {
+	l.fail(reason, message)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.result == nil {
+		l.result = &wire.Result{Error: message}
+	}
+	l.told = true
+}
+
+// state returns whether it still waits, was told to restore and has hung up,
+// and its result.
+func (l *parked) state() (waiting, told, gone bool, res *wire.Result) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.told && !l.gone, l.told, l.gone, l.result
+}
+
+func failReply(reason, message string) wire.Reply {
+	return wire.Reply{Version: wire.Version, Verdict: wire.Fail, Reason: reason, Message: message}
+}
+
+// onlyRoot refuses peers that are not root: the socket's mode already does, this
+// is for a mode that someone changed.
+func onlyRoot(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if credErr != nil {
+		return fmt.Errorf("peer credentials: %w", credErr)
+	}
+	if cred.Uid != 0 {
+		return fmt.Errorf("peer with uid %d refused", cred.Uid)
+	}
+	return nil
+}

@@ -1,0 +1,302 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/images"
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// refreshFactor and refreshBytes say when one more round right before the
+// freeze pays: the dirty memory has grown this much since the last round.
+const (
+	refreshFactor = 2
+	refreshBytes  = 16 << 20
+)
+
+// preCopyRound dumps what changed in every container while they run, in
+// parallel, then counts what is dirty again and decides.
+func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration) error {
+	if len(s.containers) == 0 {
+		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound))
+	}
+	k := s.rounds()
+	full := k == 0 || s.chainBroken
+	if full && k > 0 {
+		s.log.Info("starting the chain again with a full round", "round", k)
+	}
+	timeout := m.Spec.PreCopy.RoundTimeout.Duration
+	roundCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	begun := s.Now()
+	stats, failed, err := s.dumpRound(roundCtx, int(k), full)
+	if err != nil {
+		s.chainBroken = true
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		reason := v1alpha1.ReasonPreDumpFailed
+		if errors.Is(roundCtx.Err(), context.DeadlineExceeded) {
+			reason, err = v1alpha1.ReasonRoundTimeout, fmt.Errorf("round %d took longer than preCopy.roundTimeout (%s): %w", k, timeout, err)
+		}
+		return s.fail(ctx, m, reason, failed, err)
+	}
+	s.chainBroken = false
+	took := s.Now().Sub(begun)
+	dirty, err := s.countDirty(ctx)
+	if err != nil {
+		return err
+	}
+	s.recordRound(k, stats, dirty)
+	s.decideConvergence(m)
+	s.setPredicted(k)
+	s.observeRound(m, k, stats, took)
+
+	// The finished round never changes: hash it now, outside the freeze.
+	if err := s.hashRound(ctx, int(k)); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
+	}
+	return s.publish(ctx)
+}
+
+// dumpRound runs the pre-dumps of one round side by side. On error the name of
+// the container that failed first comes back with it.
+func (s *sourceSession) dumpRound(ctx context.Context, k int, full bool) ([]runtime.DumpStats, string, error) {
+	set, err := s.set()
+	if err != nil {
+		return nil, "", err
+	}
+	stats := make([]runtime.DumpStats, len(s.containers))
+	var failed string
+	g, ctx := errgroup.WithContext(ctx)
+	errs := make([]error, len(s.containers))
+	for i, c := range s.containers {
+		g.Go(func() error {
+			dir, err := set.PrepareRound(ctx, c.Name, k)
+			if err != nil {
+				errs[i] = err
+				return err
+			}
+			o, err := s.dumpOptions(c.Name, images.RoundName(k), dir)
+			if err != nil {
+				errs[i] = err
+				return err
+			}
+			o.Track = true
+			if !full {
+				o.Parent = images.Parent(k)
+			}
+			stats[i], errs[i] = s.Node.Checkpointer.PreDump(ctx, c, o)
+			return errs[i]
+		})
+	}
+	err = g.Wait()
+	for i, e := range errs {
+		if e != nil && errors.Is(err, e) {
+			failed = s.containers[i].Name
+		}
+	}
+	return stats, failed, err
+}
+
+func (s *sourceSession) dumpOptions(container, step, imageDir string) (runtime.DumpOptions, error) {
+	work, err := s.workDir(container, step)
+	if err != nil {
+		return runtime.DumpOptions{}, err
+	}
+	return runtime.DumpOptions{ImageDir: imageDir, WorkDir: work}, nil
+}
+
+func (s *sourceSession) hashRound(ctx context.Context, k int) error {
+	set, err := s.set()
+	if err != nil {
+		return err
+	}
+	for _, c := range s.containers {
+		if err := set.HashRound(ctx, c.Name, k); err != nil {
+			return fmt.Errorf("hash round %d of %s: %w", k, c.Name, err)
+		}
+	}
+	return nil
+}
+
+// countDirty counts the memory the next dump would have to write.
+func (s *sourceSession) countDirty(ctx context.Context) (perContainer []int64, err error) {
+	perContainer = make([]int64, len(s.containers))
+	s.dirty = 0
+	for i, c := range s.containers {
+		n, err := s.Node.Dirty.DirtyBytes(ctx, c)
+		if err != nil {
+			return nil, fmt.Errorf("count dirty memory of %s: %w", c.Name, err)
+		}
+		perContainer[i] = n
+		s.dirty += n
+	}
+	return perContainer, nil
+}
+
+func (s *sourceSession) recordRound(k int32, stats []runtime.DumpStats, dirty []int64) {
+	for i, c := range s.containers {
+		st := s.container(c)
+		st.Rounds = append(st.Rounds, v1alpha1.RoundStatus{
+			Index: k, DumpStatus: dumpStatus(stats[i]), DirtyBytes: dirty[i],
+		})
+	}
+	next := k + 1
+	s.report.Round = &next
+	s.report.Dirty = migration.FormatBytes(s.dirty)
+}
+
+// container is the report's entry of a container, made when it is missing.
+func (s *sourceSession) container(c runtime.Container) *v1alpha1.SourceContainerStatus {
+	for i := range s.report.Containers {
+		if s.report.Containers[i].Name == c.Name {
+			return &s.report.Containers[i]
+		}
+	}
+	s.report.Containers = append(s.report.Containers, v1alpha1.SourceContainerStatus{Name: c.Name, ContainerID: c.ID})
+	return &s.report.Containers[len(s.report.Containers)-1]
+}
+
+// decideConvergence asks the engine and puts its answer into the report.
+func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
+	s.convergence = migration.Converge(s.preCopyInput(m))
+	c := s.convergence
+	s.report.Convergence = &v1alpha1.ConvergenceStatus{
+		Verdict: c.Verdict, Reason: c.Reason, Message: c.Message,
+		PredictedDowntime:       &metav1.Duration{Duration: c.Predicted},
+		BandwidthBytesPerSecond: c.Bandwidth,
+	}
+	switch {
+	case c.Verdict == v1alpha1.VerdictSwitch:
+		if s.report.State != v1alpha1.SourceConverged {
+			s.event(m, evConverged, c.Message)
+		}
+		s.report.State = v1alpha1.SourceConverged
+	case c.Verdict == v1alpha1.VerdictStalled:
+		s.event(m, evStalled, c.Message)
+		s.report.State = v1alpha1.SourceStalled
+	case s.report.State != v1alpha1.SourceConverged:
+		s.report.State = v1alpha1.SourcePreCopying
+	}
+}
+
+func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
+	fixed, restore := s.costs.estimate()
+	maxRounds := *m.Spec.PreCopy.MaxRounds
+	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
+		maxRounds = 0
+	}
+	return migration.PreCopy{
+		Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
+		FixedCost: fixed, RestoreBandwidth: restore,
+		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
+	}
+}
+
+// roundSamples sums the rounds over the containers; they run side by side, so a
+// round takes as long as its longest.
+func roundSamples(containers []v1alpha1.SourceContainerStatus) []migration.RoundSample {
+	var samples []migration.RoundSample
+	for _, c := range containers {
+		for i, r := range c.Rounds {
+			if i == len(samples) {
+				samples = append(samples, migration.RoundSample{})
+			}
+			samples[i].Bytes += r.MemoryBytes
+			samples[i].DirtyBytes += r.DirtyBytes
+			samples[i].Duration = max(samples[i].Duration, r.Duration.Duration)
+		}
+	}
+	return samples
+}
+
+func (s *sourceSession) setPredicted(k int32) {
+	for i := range s.report.Containers {
+		rounds := s.report.Containers[i].Rounds
+		if n := len(rounds); n > 0 && rounds[n-1].Index == k {
+			rounds[n-1].PredictedDowntime = &metav1.Duration{Duration: s.convergence.Predicted}
+		}
+	}
+}
+
+func (s *sourceSession) observeRound(m *v1alpha1.Migration, k int32, stats []runtime.DumpStats, took time.Duration) {
+	var bytes int64
+	var frozen time.Duration
+	for _, st := range stats {
+		bytes += st.MemoryBytes
+		frozen = max(frozen, st.Frozen)
+	}
+	roundDuration.Observe(took.Seconds())
+	roundBytes.Add(float64(bytes))
+	s.event(m, evRound, k, migration.FormatBytes(bytes), took.Round(time.Millisecond), frozen.Round(time.Millisecond), migration.FormatBytes(s.dirty))
+	s.log.Info("pre-copy round", "round", k, "bytes", bytes, "duration", took, "frozen", frozen, "dirty", s.dirty,
+		"verdict", s.convergence.Verdict, "reason", s.convergence.Reason, "predicted", s.convergence.Predicted)
+}
+
+// convergeWithoutRounds: no pre-copy was asked for, or the kernel cannot track.
+func (s *sourceSession) convergeWithoutRounds(ctx context.Context, m *v1alpha1.Migration) error {
+	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
+		s.event(m, evNoTrack)
+	}
+	zero := int32(0)
+	s.report.Round = &zero
+	s.dirty = s.report.ResidentBytes
+	s.report.Dirty = migration.FormatBytes(s.dirty)
+	for _, c := range s.containers {
+		s.container(c)
+	}
+	s.decideConvergence(m)
+	return s.publish(ctx)
+}
+
+// recount looks at the dirty memory while waiting for the target, and publishes
+// it when it has changed so much that a person would care.
+func (s *sourceSession) recount(ctx context.Context, m *v1alpha1.Migration) error {
+	if s.rounds() == 0 {
+		return nil
+	}
+	if _, err := s.countDirty(ctx); err != nil {
+		return err
+	}
+	s.convergence = migration.Converge(s.preCopyInput(m))
+	if shown := migration.FormatBytes(s.dirty); shown != s.report.Dirty {
+		s.report.Dirty = shown
+		return s.publish(ctx)
+	}
+	return nil
+}
+
+// refreshPays: one more round right before the freeze would make it clearly
+// shorter, or is needed because the chain is broken.
+func (s *sourceSession) refreshPays() bool {
+	if s.rounds() == 0 {
+		return false
+	}
+	var last int64
+	for _, c := range s.report.Containers {
+		if n := len(c.Rounds); n > 0 {
+			last += c.Rounds[n-1].DirtyBytes
+		}
+	}
+	return s.chainBroken || s.dirty > refreshFactor*last+refreshBytes
+}
+
+func dumpStatus(d runtime.DumpStats) v1alpha1.DumpStatus {
+	return v1alpha1.DumpStatus{
+		StartTime: metav1.NewMicroTime(d.Start), Duration: duration(d.Duration), Frozen: duration(d.Frozen),
+		PagesScanned: d.PagesScanned, PagesSkipped: d.PagesSkipped, PagesWritten: d.PagesWritten,
+		MemoryBytes: d.MemoryBytes, Bytes: d.Bytes,
+	}
+}

@@ -1,0 +1,162 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/images"
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// finalDump is one container's share of the switchover, prepared before the freeze.
+type finalDump struct {
+	container runtime.Container
+	options   runtime.DumpOptions
+	filesDir  string
+	stats     runtime.DumpStats
+	fileBytes int64
+}
+
+// switchover freezes the pod, writes the last difference and publishes its
+// digest. Everything between the freeze and the publication is downtime, so all
+// that can be done before is done before.
+//
+// Until the digest is published nobody can commit, so a failure before lets the
+// source go on at once. After the attempt to publish only the register decides.
+func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) error {
+	set, err := s.set()
+	if err != nil {
+		return err
+	}
+	dumps, err := s.prepareFinal(ctx, set)
+	if err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
+	}
+
+	frozenAt := s.Now()
+	digest, bytes, failed, err := s.freezeAndDump(ctx, set, dumps, frozenAt)
+	if err != nil {
+		return s.undoFreeze(ctx, m, failed, err)
+	}
+	dumpedAt := s.Now()
+	s.publishAttempted = true
+	s.report.State = v1alpha1.SourceDumped
+	s.report.DumpedAt = microTime(dumpedAt)
+	s.report.ManifestDigest = digest
+	var memory int64
+	for _, d := range dumps {
+		st := dumpStatus(d.stats)
+		st.Bytes += d.fileBytes
+		st.Frozen = duration(dumpedAt.Sub(frozenAt))
+		s.container(d.container).FinalDump = &st
+		memory += d.stats.MemoryBytes
+	}
+	if err := s.publish(ctx); err != nil {
+		return err
+	}
+
+	// The pod is still frozen, but the target works now: nothing here delays it.
+	took := dumpedAt.Sub(frozenAt)
+	finalDumpDuration.Observe(took.Seconds())
+	roundBytes.Add(float64(memory))
+	s.event(m, evDumped, migration.FormatBytes(memory), migration.FormatBytes(bytes), took.Round(time.Millisecond))
+	s.log.Info("final dump published", "digest", digest, "memoryBytes", memory, "bytes", bytes, "frozenFor", took)
+	return nil
+}
+
+// prepareFinal makes directories and options while the pod still runs.
+func (s *sourceSession) prepareFinal(ctx context.Context, set *images.Set) ([]*finalDump, error) {
+	if len(s.containers) == 0 {
+		return nil, fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound)
+	}
+	rounds := int(s.rounds())
+	var dumps []*finalDump
+	for _, c := range s.containers {
+		dir, err := set.PrepareFinal(ctx, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		files, err := set.PrepareFiles(ctx, c.Name)
+		if err != nil {
+			return nil, err
+		}
+		o, err := s.dumpOptions(c.Name, "final", dir)
+		if err != nil {
+			return nil, err
+		}
+		if rounds > 0 && !s.chainBroken {
+			o.Parent = images.Parent(rounds)
+		}
+		o.Track = rounds > 0
+		dumps = append(dumps, &finalDump{container: c, options: o, filesDir: files})
+	}
+	return dumps, nil
+}
+
+// freezeAndDump is the hot path. It returns the manifest's digest and the
+// bytes of the whole image set, or the failure's typed reason with the error.
+func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, frozenAt time.Time) (digest string, bytes int64, reason string, err error) {
+	// Cut the network first: what the kernel acknowledges for a frozen process
+	// would be lost with it.
+	for _, d := range dumps {
+		if err := s.Node.Isolator.Isolate(ctx, d.container); err != nil {
+			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("isolate %s: %w", d.container.Name, err)
+		}
+	}
+	for _, d := range dumps {
+		if err := s.Node.Freezer.Freeze(ctx, d.container); err != nil {
+			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("freeze %s: %w", d.container.Name, err)
+		}
+	}
+	// Tell the world, but do not wait for it.
+	s.report.State = v1alpha1.SourceFrozen
+	s.report.FrozenAt = microTime(frozenAt)
+	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
+
+	g, gctx := errgroup.WithContext(ctx)
+	for _, d := range dumps {
+		g.Go(func() (err error) {
+			d.stats, err = s.Node.Checkpointer.Dump(gctx, d.container, d.options)
+			return err
+		})
+		g.Go(func() (err error) {
+			d.fileBytes, err = s.Node.Files.Pack(gctx, d.container, d.filesDir)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return "", 0, v1alpha1.ReasonFinalDumpFailed, err
+	}
+	sealed, err := set.Seal(ctx)
+	if err != nil {
+		return "", 0, v1alpha1.ReasonVolumeError, fmt.Errorf("seal the image set: %w", err)
+	}
+	return sealed.Digest, sealed.Bytes, "", nil
+}
+
+// undoFreeze lets the source go on after a failure before the digest was
+// published: no one can have committed.
+func (s *sourceSession) undoFreeze(ctx context.Context, m *v1alpha1.Migration, reason string, cause error) error {
+	s.chainBroken = true
+	// The agent going down must not leave the pod frozen any longer than needed.
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := s.thaw(undo); err != nil {
+		return errors.Join(cause, err)
+	}
+	s.report.State = v1alpha1.SourceConverged
+	s.report.ResumedAt = microTime(s.Now())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return s.fail(ctx, m, reason, "", cause)
+}

@@ -1,0 +1,298 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// targetSession is the loop on the node the pod goes to.
+type targetSession struct {
+	sessionBase
+
+	// report is ahead of the cache, as on the source.
+	report v1alpha1.TargetReport
+	loaded bool
+	// committed: this session's own commit was accepted; the cache may not show
+	// it yet.
+	committed bool
+	// podUID of the target pod; containers of its spec, in order.
+	podUID     string
+	containers []string
+	// gone: nothing of a failed restore is left, seen by discard.
+	treeGone bool
+	// unpacked: the file differences have been applied for these container ids.
+	unpacked map[string]bool
+}
+
+func (t *targetSession) run(ctx context.Context) { t.loop(ctx, t.step) }
+
+func (t *targetSession) step(ctx context.Context) (again, bool, error) {
+	m, err := t.get(ctx, t.Client)
+	if errors.Is(err, errGone) {
+		t.giveBack(v1alpha1.ReasonCancelled, "the migration was deleted")
+		return never, true, t.removeWork()
+	}
+	if err != nil {
+		return never, false, err
+	}
+	if !t.loaded {
+		live, err := t.get(ctx, t.Live)
+		if err != nil {
+			return never, false, err
+		}
+		if live.Status.Target != nil {
+			t.report = live.Status.Target.TargetReport
+		}
+		t.loaded = true
+	}
+	t.podUID = string(m.Status.Target.PodUID)
+	pod, err := t.pod(ctx, m.Status.Target.PodRef)
+	if err != nil {
+		return never, false, err
+	}
+	t.containers = containerNames(m, pod)
+	o := t.observe(m, pod)
+	action := migration.DecideTarget(o)
+	t.log.V(2).Info("decided", "action", action, "phase", m.Status.Phase, "state", t.report.State, "parked", o.Parked)
+	if action == migration.TargetIdle {
+		if t.report.State == v1alpha1.TargetRestored && migration.Finished(m.Status.Phase) {
+			return never, true, t.removeWork()
+		}
+		return t.nextLook(), !targetNeeded(m) || t.report.State == v1alpha1.TargetCleaned, nil
+	}
+	next, err := t.act(ctx, m, pod, action)
+	return next, false, err
+}
+
+// containerNames are the application containers of the pod, known from the
+// source's report also when the pod is gone.
+func containerNames(m *v1alpha1.Migration, pod *corev1.Pod) []string {
+	var names []string
+	if pod != nil {
+		for _, c := range pod.Spec.Containers {
+			names = append(names, c.Name)
+		}
+		return names
+	}
+	if m.Status.Source != nil {
+		for _, c := range m.Status.Source.Containers {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migration.TargetObservation {
+	o := migration.TargetObservation{
+		Phase: m.Status.Phase, Report: t.report,
+		VerifiedRounds: t.report.VerifiedRounds,
+		GateRunning:    gateID(pod) != "",
+		TreeGone:       t.treeGone,
+	}
+	if h := m.Status.Handover; h != nil {
+		o.Handover = h.State
+	} else if t.committed {
+		o.Handover = v1alpha1.HandoverCommitted
+	}
+	if s := m.Status.Source; s != nil {
+		o.SourceState, o.ManifestDigest = s.State, s.ManifestDigest
+		if s.Round != nil {
+			o.SourceRounds = *s.Round
+		}
+	}
+	o.Parked, o.Restored = len(t.containers) > 0, len(t.containers) > 0
+	for _, name := range t.containers {
+		restored := t.consumed(t.podUID, name)
+		o.Restored = o.Restored && restored
+		l := t.parking.lot(t.podUID, name)
+		if l == nil {
+			o.Parked = false
+			o.RestoreFailed = o.RestoreFailed || !restored && o.Handover == v1alpha1.HandoverCommitted && t.cannotRestore(pod)
+			continue
+		}
+		waiting, told, gone, res := l.state()
+		o.Parked = o.Parked && waiting
+		o.ParkExpired = o.ParkExpired || waiting && t.Now().Sub(l.since) > t.Timeouts.Park
+		o.RestoreFailed = o.RestoreFailed || res != nil && res.Error != "" || told && gone && res == nil && !restored
+	}
+	return o
+}
+
+// cannotRestore: committed, but no create is parked, and none can come or it is
+// too late for one.
+func (t *targetSession) cannotRestore(pod *corev1.Pod) bool {
+	if pod == nil || pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return true
+	}
+	begun := t.report.RestoreStartedAt
+	return begun != nil && t.Now().Sub(begun.Time) > t.Timeouts.Park+t.Timeouts.Restore
+}
+
+// nextLook is when a deadline has to be looked at although nothing changed.
+func (t *targetSession) nextLook() again {
+	next := never
+	for _, name := range t.containers {
+		l := t.parking.lot(t.podUID, name)
+		if l == nil {
+			continue
+		}
+		left := t.Timeouts.Park - t.Now().Sub(l.since) + time.Millisecond
+		if next == never || again(left) < next {
+			next = again(max(left, time.Millisecond))
+		}
+	}
+	return next
+}
+
+func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, action migration.TargetAction) (again, error) {
+	switch action {
+	case migration.TargetVerifyRound:
+		return now, t.verifyRound(ctx, m)
+	case migration.TargetOpenGate:
+		return never, t.openGate(ctx, m, pod)
+	case migration.TargetReport:
+		return now, t.reportSeen(ctx, m, pod)
+	case migration.TargetGiveBack:
+		t.giveBack(v1alpha1.ReasonParkTimeout, "parked too long")
+		return now, t.fail(ctx, m, v1alpha1.ReasonParkTimeout,
+			fmt.Errorf("the source was not ready within %s of the target; it goes on, try again", t.Timeouts.Park))
+	case migration.TargetCommit:
+		return now, t.commitAndRestore(ctx, m)
+	case migration.TargetRestore:
+		return t.restore(ctx, m)
+	case migration.TargetDiscard:
+		return now, t.discard(ctx)
+	case migration.TargetTakeBack:
+		return now, t.revert(ctx, m)
+	case migration.TargetClean:
+		return now, t.clean(ctx)
+	}
+	return never, fmt.Errorf("unknown action %q", action)
+}
+
+// verifyRound reads one finished round through: it is checked, and its pages
+// are in the page cache when the restore wants them.
+func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) error {
+	set, err := t.set()
+	if err != nil {
+		return err
+	}
+	k := int(t.report.VerifiedRounds)
+	for _, c := range m.Status.Source.Containers {
+		if err := set.VerifyRound(ctx, c.Name, k); err != nil {
+			return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, fmt.Errorf("read round %d: %w", k, err))
+		}
+	}
+	t.report.VerifiedRounds++
+	return t.publish(ctx)
+}
+
+// openGate ends the gate, so that kubelet goes on to create the containers.
+func (t *targetSession) openGate(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	c, err := t.Node.Finder.Container(ctx, gateID(pod))
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil // it has ended; kubelet will say so
+	}
+	if err != nil {
+		return fmt.Errorf("find the gate: %w", err)
+	}
+	if err := t.Node.Killer.Signal(ctx, c, int(syscall.SIGTERM)); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		return t.fail(ctx, m, v1alpha1.ReasonGateFailed, err)
+	}
+	t.report.State = v1alpha1.TargetReleased
+	return t.publish(ctx)
+}
+
+// reportSeen publishes what the node shows.
+func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	o := t.observe(m, pod)
+	switch {
+	case o.Handover == v1alpha1.HandoverCommitted && o.Restored:
+		return t.reportRestored(ctx, m)
+	case o.Parked:
+		t.report.State = v1alpha1.TargetParked
+		for _, name := range t.containers {
+			l := t.parking.lot(t.podUID, name)
+			if l == nil {
+				continue
+			}
+			c := t.container(name)
+			c.ContainerID, c.ParkedAt = l.req.ContainerID, microTime(l.since)
+		}
+		t.event(m, evParked)
+	case t.report.State == v1alpha1.TargetParked:
+		t.report.State = v1alpha1.TargetReleased // a create was given up; kubelet tries again
+	case o.GateRunning:
+		t.report.State = v1alpha1.TargetGated
+	}
+	return t.publish(ctx)
+}
+
+// giveBack fails every create of this pod that still waits.
+func (t *targetSession) giveBack(reason, message string) {
+	for _, l := range t.parking.ofPod(t.podUID) {
+		l.fail(reason, message)
+	}
+}
+
+// fail reports that the target gives up before the commit.
+func (t *targetSession) fail(ctx context.Context, m *v1alpha1.Migration, reason string, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	t.log.Error(cause, "giving up", "reason", reason)
+	failures.WithLabelValues(string(roleTarget), reason).Inc()
+	t.report.State = v1alpha1.TargetFailed
+	t.report.Failure = &v1alpha1.Failure{Reason: reason, Message: cause.Error()}
+	t.event(m, evFailed, reason, cause.Error())
+	return t.publish(ctx)
+}
+
+// clean removes the node's traces after a rollback.
+func (t *targetSession) clean(ctx context.Context) error {
+	t.giveBack(v1alpha1.ReasonCancelled, "the migration was rolled back")
+	if err := t.removeWork(); err != nil {
+		return err
+	}
+	t.report.State = v1alpha1.TargetCleaned
+	return t.publish(ctx)
+}
+
+func (t *targetSession) publish(ctx context.Context) error {
+	return t.apply(ctx, "target", v1alpha1.FieldManagerTarget, &t.report)
+}
+
+func (t *targetSession) container(name string) *v1alpha1.TargetContainerStatus {
+	for i := range t.report.Containers {
+		if t.report.Containers[i].Name == name {
+			return &t.report.Containers[i]
+		}
+	}
+	t.report.Containers = append(t.report.Containers, v1alpha1.TargetContainerStatus{Name: name})
+	return &t.report.Containers[len(t.report.Containers)-1]
+}
+
+// gateID is the container id of the running gate, "" when it does not run.
+func gateID(pod *corev1.Pod) string {
+	if pod == nil {
+		return ""
+	}
+	for _, s := range pod.Status.InitContainerStatuses {
+		if s.Name == v1alpha1.GateContainerName && s.State.Running != nil {
+			return trimScheme(s.ContainerID)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,315 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/wire"
+)
+
+// criuConfig is CRIU's configuration for restores. Established connections
+// cannot go on under a new address: they are closed, and peers connect again.
+// The target's network is its own, nothing has to be locked.
+const criuConfig = "tcp-close\nnetwork-lock skip\n"
+
+// commitAndRestore is the target's part of the hot path: verify what was not
+// verified yet, commit, restore. The file differences are applied while the
+// register is being written: an aborted target is thrown away with them.
+func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migration) error {
+	digest := m.Status.Source.ManifestDigest
+	set, err := t.set()
+	if err != nil {
+		return err
+	}
+	if _, err := set.Verify(ctx, digest); err != nil {
+		return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, err)
+	}
+	var g errgroup.Group
+	g.Go(func() error { return t.unpack(ctx) })
+	commitErr := t.commit(ctx, digest)
+	unpackErr := g.Wait()
+	switch {
+	case errors.Is(commitErr, errRegisterTaken):
+		t.log.Info("did not commit", "error", commitErr.Error())
+		return t.syncRegister(ctx)
+	case commitErr != nil:
+		// Whether it was stored is not known; look at the live object.
+		live, err := t.get(ctx, t.Live)
+		if err != nil {
+			return errors.Join(commitErr, err)
+		}
+		if h := live.Status.Handover; h == nil || h.State != v1alpha1.HandoverCommitted {
+			return commitErr
+		}
+	}
+	t.committed = true
+	t.report.State = v1alpha1.TargetRestoring
+	t.report.RestoreStartedAt = microTime(t.Now())
+	if unpackErr != nil {
+		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "apply file differences: " + unpackErr.Error()}
+		t.refuseParked(unpackErr)
+	} else if err := t.tellRestore(); err != nil {
+		t.log.Error(err, "telling the wrapper")
+	}
+	// From here nothing waits for this: the restore is running.
+	t.event(m, evCommitted)
+	return t.publish(ctx)
+}
+
+// syncRegister waits until the cache shows the register another has written.
+func (t *targetSession) syncRegister(ctx context.Context) error {
+	live, err := t.get(ctx, t.Live)
+	if err != nil {
+		return err
+	}
+	if live.Status.Handover == nil && live.Status.Phase == v1alpha1.PhaseSwitchingOver {
+		return nil // it was another test that failed: look again
+	}
+	for ctx.Err() == nil {
+		m, err := t.get(ctx, t.Client)
+		if err != nil || m.ResourceVersion == live.ResourceVersion || m.Status.Handover != nil || m.Status.Phase != v1alpha1.PhaseSwitchingOver {
+			return err
+		}
+		t.await(ctx, again(time.Second))
+	}
+	return ctx.Err()
+}
+
+// unpack applies the packed file differences to the parked containers.
+func (t *targetSession) unpack(ctx context.Context) error {
+	set, err := t.set()
+	if err != nil {
+		return err
+	}
+	if t.unpacked == nil {
+		t.unpacked = map[string]bool{}
+	}
+	for _, name := range t.containers {
+		l := t.parking.lot(t.podUID, name)
+		if l == nil || t.unpacked[l.req.ContainerID] {
+			continue
+		}
+		dir, err := set.FilesDir(name)
+		if err != nil {
+			return err
+		}
+		if err := t.Node.Files.Unpack(ctx, dir, l.req.Bundle); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t.unpacked[l.req.ContainerID] = true
+	}
+	return nil
+}
+
+// tellRestore lets the parked creates restore.
+func (t *targetSession) tellRestore() error {
+	set, err := t.set()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range t.containers {
+		l := t.parking.lot(t.podUID, name)
+		if l == nil {
+			continue
+		}
+		work, err := t.workDir(name, "restore")
+		if err != nil {
+			return err
+		}
+		conf := filepath.Join(work, "criu.conf")
+		if err := os.WriteFile(conf, []byte(criuConfig), 0o600); err != nil {
+			return fmt.Errorf("write criu.conf: %w", err)
+		}
+		dir, err := set.FinalDir(name)
+		if err != nil {
+			return err
+		}
+		errs = append(errs, l.restore(wire.Images{
+			Dir: dir, WorkDir: work, CRIUConfig: conf, Timeout: t.Timeouts.Restore,
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func (t *targetSession) refuseParked(cause error) {
+	for _, name := range t.containers {
+		if l := t.parking.lot(t.podUID, name); l != nil {
+			l.refuse(v1alpha1.ReasonRestoreFailed, cause.Error())
+		}
+	}
+}
+
+// restore goes on with a committed migration: after a restart of the agent, or
+// when kubelet has tried the create again.
+func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	if t.report.RestoreStartedAt == nil {
+		t.report.State = v1alpha1.TargetRestoring
+		t.report.RestoreStartedAt = microTime(t.Now())
+		if err := t.publish(ctx); err != nil {
+			return never, err
+		}
+	}
+	if err := t.discardEarlier(ctx); err != nil {
+		return never, err
+	}
+	if err := t.unpack(ctx); err != nil {
+		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "apply file differences: " + err.Error()}
+		t.refuseParked(err)
+		return now, nil
+	}
+	if err := t.tellRestore(); err != nil {
+		return never, err
+	}
+	return again(time.Second), nil
+}
+
+// discardEarlier makes sure that an earlier restore of the same container, whose
+// wrapper may have been killed, has left nothing that runs before the image set
+// is used again.
+func (t *targetSession) discardEarlier(ctx context.Context) error {
+	for _, name := range t.containers {
+		l, c := t.parking.lot(t.podUID, name), t.container(name)
+		if l == nil || c.ContainerID == l.req.ContainerID {
+			continue
+		}
+		if c.ContainerID != "" {
+			if err := t.Node.Killer.Discard(ctx, c.ContainerID, ""); err != nil {
+				return fmt.Errorf("discard the earlier create of %s: %w", name, err)
+			}
+		}
+		c.ContainerID, c.ParkedAt = l.req.ContainerID, microTime(l.since)
+		if err := t.publish(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reportRestored publishes that the pod runs here.
+func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migration) error {
+	var last time.Time
+	for _, name := range t.containers {
+		l := t.parking.lot(t.podUID, name)
+		if l == nil {
+			continue
+		}
+		if _, _, _, res := l.state(); res != nil {
+			c := t.container(name)
+			c.ContainerID = l.req.ContainerID
+			c.Restore = &v1alpha1.RestoreStatus{StartTime: metav1.NewMicroTime(res.Start), Duration: duration(res.Duration)}
+			restoreDuration.Observe(res.Duration.Seconds())
+			if end := res.Start.Add(res.Duration); end.After(last) {
+				last = end
+			}
+		}
+		t.parking.drop(l)
+	}
+	if last.IsZero() {
+		last = t.Now() // an agent that restarted meanwhile has not seen the end
+	}
+	t.report.State = v1alpha1.TargetRestored
+	t.report.RestoredAt = microTime(last)
+	t.report.Failure = nil
+	took := time.Duration(0)
+	if t.report.RestoreStartedAt != nil {
+		took = last.Sub(t.report.RestoreStartedAt.Time)
+	}
+	if err := t.publish(ctx); err != nil {
+		return err
+	}
+	t.event(m, evRestored, t.NodeName, took.Round(time.Millisecond))
+	t.log.Info("restored", "took", took)
+	return nil
+}
+
+// discard removes what a failed restore left and proves that it is gone.
+func (t *targetSession) discard(ctx context.Context) error {
+	var msgs []string
+	for _, name := range t.containers {
+		id, bundle := "", ""
+		if l := t.parking.lot(t.podUID, name); l != nil {
+			id, bundle = l.req.ContainerID, l.req.Bundle
+			_, told, gone, res := l.state()
+			if told && !gone && res == nil {
+				continue // another container's restore still runs; its end wakes us
+			}
+			if res != nil && res.Error != "" {
+				msgs = append(msgs, name+": "+res.Error)
+			}
+		} else {
+			id = t.container(name).ContainerID
+		}
+		if id == "" {
+			continue
+		}
+		if err := t.Node.Killer.Discard(ctx, id, bundle); err != nil {
+			return fmt.Errorf("discard the failed restore of %s: %w", name, err)
+		}
+	}
+	for _, name := range t.containers {
+		if l := t.parking.lot(t.podUID, name); l != nil {
+			t.parking.drop(l)
+		}
+	}
+	if t.report.Failure == nil {
+		msg := "the restore ended without a word; see restore.log in the agent's work directory"
+		if len(msgs) > 0 {
+			msg = strings.Join(msgs, "; ")
+		}
+		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: msg}
+	}
+	t.treeGone = true
+	return nil
+}
+
+// revert takes the commit back: nothing of the restored tree is left.
+func (t *targetSession) revert(ctx context.Context, m *v1alpha1.Migration) error {
+	f := t.report.Failure
+	if f == nil {
+		f = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "the restore failed"}
+		t.report.Failure = f
+	}
+	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
+	if err := t.takeBack(ctx, *f); err != nil && !errors.Is(err, errRegisterTaken) {
+		return err
+	}
+	t.committed = false
+	t.event(m, evTakenBack, f.Message)
+	t.report.State = v1alpha1.TargetReverted
+	if err := t.publish(ctx); err != nil {
+		return err
+	}
+	return t.syncRegisterState(ctx, v1alpha1.HandoverAborted)
+}
+
+// syncRegisterState waits until the cache shows the register's new state.
+func (t *targetSession) syncRegisterState(ctx context.Context, want v1alpha1.HandoverState) error {
+	for ctx.Err() == nil {
+		m, err := t.get(ctx, t.Client)
+		if err != nil || m.Status.Handover != nil && m.Status.Handover.State == want {
+			return err
+		}
+		t.await(ctx, again(time.Second))
+	}
+	return ctx.Err()
+}
+
+func trimScheme(id string) string {
+	if _, bare, ok := strings.Cut(id, "://"); ok {
+		return bare
+	}
+	return id
+}
