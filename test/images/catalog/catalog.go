@@ -26,8 +26,6 @@ const (
 	Memhog = "memhog"
 	// Toolbox is a small shell and its applets, nothing else.
 	Toolbox = "toolbox"
-	// Pause is the sandbox container of every pod.
-	Pause = "pause"
 )
 
 // Ref returns the reference under which the image is known on a node.
@@ -101,12 +99,6 @@ var noLibraries = append([]string{"gcc-14-base", "libc6", "libgcc-s1"}, installO
 // All lists every workload image.
 func All() []Image {
 	return []Image{
-		{
-			Name:       Pause,
-			Programs:   []Program{{Package: "./test/workloads/pause", Path: "/pause"}},
-			Entrypoint: []string{"/pause"},
-			User:       "65535:65535",
-		},
 		{
 			Name:       Toolbox,
 			Packages:   []string{"base-files", busybox},
