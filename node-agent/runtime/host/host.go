@@ -162,3 +162,10 @@ func (h *Host) Remove(name string) error {
 func FDPath(f *os.File) string {
 	return "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
 }
+
+// Path is a name by which a file of the node can be opened from the agent's
+// mount namespace. Absolute symbolic links in it lead astray (see Open); use it
+// only where a library wants a name, as for a socket below /run.
+func (h *Host) Path(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(h.init), "root", name)
+}

@@ -1,0 +1,119 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package fake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// change runs fn on a container under the lock.
+func (r *Runtime) change(ctx context.Context, call Call, fn func(*Container) error) error {
+	if err := r.begin(ctx, call); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	c, err := r.get(call.Container)
+	if err != nil {
+		return err
+	}
+	return fn(c)
+}
+
+// Freeze freezes a container.
+func (r *Runtime) Freeze(ctx context.Context, k runtime.Container) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.change(ctx, Call{Method: "Freeze", Container: k.ID}, func(c *Container) error {
+		c.frozen = true
+		return nil
+	})
+}
+
+// Thaw thaws a container.
+func (r *Runtime) Thaw(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "Thaw", Container: k.ID}, func(c *Container) error {
+		c.frozen = false
+		return nil
+	})
+}
+
+// Frozen tells the state.
+func (r *Runtime) Frozen(ctx context.Context, k runtime.Container) (frozen bool, err error) {
+	err = r.change(ctx, Call{Method: "Frozen", Container: k.ID}, func(c *Container) error {
+		frozen = c.frozen
+		return nil
+	})
+	return frozen, err
+}
+
+// Isolate cuts a container off.
+func (r *Runtime) Isolate(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "Isolate", Container: k.ID}, func(c *Container) error {
+		c.isolated = true
+		return nil
+	})
+}
+
+// Connect takes the isolation back.
+func (r *Runtime) Connect(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "Connect", Container: k.ID}, func(c *Container) error {
+		c.isolated = false
+		return nil
+	})
+}
+
+// DirtyBytes counts what was written since the last dump.
+func (r *Runtime) DirtyBytes(ctx context.Context, k runtime.Container) (n int64, err error) {
+	err = r.change(ctx, Call{Method: "DirtyBytes", Container: k.ID}, func(c *Container) error {
+		if !r.probe.DirtyTracking {
+			return runtime.ErrUnsupported
+		}
+		n = c.dirty * PageSize
+		return nil
+	})
+	return n, err
+}
+
+// Signal records a signal. SIGKILL and, unless frozen, SIGTERM end the process.
+func (r *Runtime) Signal(ctx context.Context, k runtime.Container, sig int) error {
+	return r.change(ctx, Call{Method: "Signal", Container: k.ID, Signal: sig}, func(c *Container) error {
+		c.signals = append(c.signals, sig)
+		const sigkill, sigterm = 9, 15
+		if sig == sigkill || sig == sigterm && !c.frozen {
+			c.killed = true
+		}
+		return nil
+	})
+}
+
+// Kill ends a container.
+func (r *Runtime) Kill(ctx context.Context, k runtime.Container) error {
+	err := r.change(ctx, Call{Method: "Kill", Container: k.ID}, func(c *Container) error {
+		c.killed = true
+		return nil
+	})
+	if errors.Is(err, runtime.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Discard ends and forgets a container.
+func (r *Runtime) Discard(ctx context.Context, id, bundle string) error {
+	if err := r.begin(ctx, Call{Method: "Discard", Container: id}); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	if id == "" || bundle == "" {
+		return fmt.Errorf("discard: no id or bundle (%q, %q)", id, bundle)
+	}
+	delete(r.containers, id)
+	r.discarded = append(r.discarded, id)
+	return nil
+}
