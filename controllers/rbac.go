@@ -6,11 +6,11 @@ package controllers
 // What the manager may do in a cluster. “make generate” turns the markers into
 // config/rbac/manager/role.yaml, and copies that into the chart.
 //
-// +kubebuilder:rbac:groups=godwit.dev,resources=migrations,verbs=get;list;watch;update;patch;delete
-// +kubebuilder:rbac:groups=godwit.dev,resources=migrations/status,verbs=get;update;patch
-// +kubebuilder:rbac:groups=godwit.dev,resources=migrations/finalizers,verbs=update
+// +kubebuilder:rbac:groups=godwit.dev,resources=migrations,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=godwit.dev,resources=migrations/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;delete
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 //

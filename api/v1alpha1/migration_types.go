@@ -113,6 +113,7 @@ type MigrationSpec struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=mig,categories=all
+// +kubebuilder:selectablefield:JSONPath=.spec.podName
 // +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.spec.podName`
 // +kubebuilder:printcolumn:name="From",type=string,JSONPath=`.status.source.nodeName`
 // +kubebuilder:printcolumn:name="To",type=string,JSONPath=`.status.target.nodeName`
@@ -123,6 +124,7 @@ type MigrationSpec struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.message`
 // +kubebuilder:validation:XValidation:rule="!has(self.spec.targetPodName) || self.spec.targetPodName != self.spec.podName",message="targetPodName must differ from podName"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.handover) || (has(self.status) && has(self.status.handover))",message="the handover register cannot be cleared"
 type Migration struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

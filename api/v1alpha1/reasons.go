@@ -19,12 +19,15 @@ const (
 
 // Reasons of conditions that are not failures.
 const (
+	// ReasonNotYet: nothing is known yet.
+	ReasonNotYet          = "NotYet"
 	ReasonPreflightPassed = "PreflightPassed"
 	ReasonScheduling      = "Scheduling"
 	ReasonGated           = "Gated"
 	ReasonParked          = "Parked"
 	ReasonCopying         = "Copying"
 	ReasonWithinTarget    = "WithinTargetDowntime"
+	ReasonConverged       = "Converged"
 	ReasonCommitted       = "Committed"
 	ReasonRestored        = "Restored"
 	ReasonSucceeded       = "Succeeded"

@@ -89,7 +89,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Aborted' || self == oldSelf",message="an aborted handover is final"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state == 'Aborted' || self == oldSelf",message="a committed handover can only be taken back"
-// +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && self.manifestDigest != ”)",message="a commit names the manifest it verified"
+// +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && size(self.manifestDigest) > 0)",message="a commit names the manifest it verified"
 type Handover struct {
 	// state is the register's value.
 	State HandoverState `json:"state"`
@@ -125,8 +125,8 @@ type DowntimeStatus struct {
 }
 
 // MigrationStatus tells the whole story of a migration.
-//
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || has(self.handover)",message="the handover register cannot be cleared"
+// The rule that keeps its handover register from being cleared is on Migration,
+// because a rule here would not run when the whole status is removed.
 type MigrationStatus struct {
 	// observedGeneration is the generation of the spec this status is about.
 	// +optional

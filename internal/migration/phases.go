@@ -243,7 +243,7 @@ func interrupted(o Observation) *v1alpha1.Failure {
 	case CancelRequested(m):
 		return fail(v1alpha1.ReasonCancelled, "cancelled by the user")
 	case o.Now.After(Deadline(m)):
-		return fail(v1alpha1.ReasonTimeout, "not done within spec.timeout (%s)", m.Spec.Timeout.Duration)
+		return fail(v1alpha1.ReasonTimeout, "not done within spec.timeout (%s)", Timeout(m))
 	case !o.Source.Exists:
 		if m.Status.Phase == "" || m.Status.Phase == v1alpha1.PhasePending {
 			return fail(v1alpha1.ReasonSourcePodNotFound, "there is no pod %q in this namespace", m.Spec.PodName)
@@ -254,7 +254,7 @@ func interrupted(o Observation) *v1alpha1.Failure {
 	case o.Source.Phase != corev1.PodRunning:
 		return fail(v1alpha1.ReasonSourcePodNotRunning, "the source pod is %s; only a running pod can be moved", o.Source.Phase)
 	case s != nil && len(s.Refusals) > 0:
-		return refused(s.Refusals)
+		return Refusal(s.Refusals)
 	case s != nil && s.Failure != nil:
 		return s.Failure
 	case s != nil && s.State == v1alpha1.SourceStalled:
@@ -276,23 +276,39 @@ func interrupted(o Observation) *v1alpha1.Failure {
 		return fail(v1alpha1.ReasonTargetPodGone, "the target pod was deleted by someone else")
 	case o.Target.Exists && o.Target.Deleting:
 		return fail(v1alpha1.ReasonTargetPodGone, "the target pod is being deleted by someone else")
+	case o.Target.Exists && o.Target.NodeName != "" && o.Target.NodeName == o.Source.NodeName:
+		// Two nodes with the same hostname label: the affinity cannot tell them apart.
+		return fail(v1alpha1.ReasonTargetNodeNotEligible, "the target pod was placed on the source's node %s; give each node its own %s label", o.Target.NodeName, corev1.LabelHostname)
 	case o.Target.Exists && (o.Target.Phase == corev1.PodFailed || o.Target.Phase == corev1.PodSucceeded):
 		return fail(v1alpha1.ReasonTargetPodFailed, "the target pod ended (%s) before it was restored", o.Target.Phase)
 	}
 	return nil
 }
 
-// Deadline is when an uncommitted migration times out.
-func Deadline(m *v1alpha1.Migration) time.Time {
-	return m.CreationTimestamp.Add(m.Spec.Timeout.Duration)
+// DefaultTimeout is the API's default of spec.timeout.
+const DefaultTimeout = 15 * time.Minute
+
+// Timeout is spec.timeout, or its default.
+func Timeout(m *v1alpha1.Migration) time.Duration {
+	if m.Spec.Timeout == nil {
+		return DefaultTimeout
+	}
+	return m.Spec.Timeout.Duration
 }
 
-func refused(refusals []v1alpha1.Failure) *v1alpha1.Failure {
-	msg := refusals[0].Message
-	if n := len(refusals) - 1; n > 0 {
-		msg = fmt.Sprintf("%s (and %d more, see status.source.refusals)", msg, n)
+// Deadline is when an uncommitted migration times out.
+func Deadline(m *v1alpha1.Migration) time.Time {
+	return m.CreationTimestamp.Add(Timeout(m))
+}
+
+// Refusal makes one failure of the preflight's refusals, which must not be
+// empty: the first one's reason, and what all of them say.
+func Refusal(refusals []v1alpha1.Failure) *v1alpha1.Failure {
+	f := refusals[0]
+	for _, other := range refusals[1:] {
+		f.Message += "; also: " + other.Message
 	}
-	return &v1alpha1.Failure{Reason: refusals[0].Reason, Container: refusals[0].Container, Message: msg}
+	return &f
 }
 
 func handover(m *v1alpha1.Migration) v1alpha1.HandoverState {

@@ -49,7 +49,6 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 - --leader-elect
 - --metrics-bind-address=:8080
 - --health-probe-bind-address=:8081
-- --agent-namespace=$(POD_NAMESPACE)
 - --gate-image={{ default (include "godwit.image" .) .Values.manager.gateImage }}
 - --log-level={{ .Values.logLevel }}
 {{- range .Values.manager.extraArgs }}

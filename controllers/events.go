@@ -1,0 +1,127 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+)
+
+// event is an entry of the catalogue.
+type event struct {
+	eventType string
+	// reason and action as in events.k8s.io/v1: what happened, and what was done.
+	reason, action string
+	// Which pods hear of it, besides the Migration.
+	source, target bool
+}
+
+// The catalogue: one event for each phase that is entered,
+var phaseEvents = map[v1alpha1.MigrationPhase]event{
+	v1alpha1.PhasePending:       {corev1.EventTypeNormal, "Accepted", "Accept", false, false},
+	v1alpha1.PhasePreparing:     {corev1.EventTypeNormal, "Preparing", "Preflight", false, false},
+	v1alpha1.PhasePreCopying:    {corev1.EventTypeNormal, "PreCopying", "PreCopy", true, false},
+	v1alpha1.PhaseSwitchingOver: {corev1.EventTypeNormal, "SwitchingOver", "Switchover", true, true},
+	v1alpha1.PhaseCompleting:    {corev1.EventTypeNormal, "Completing", "Complete", true, true},
+	v1alpha1.PhaseRollingBack:   {corev1.EventTypeWarning, "RollingBack", "RollBack", true, true},
+	v1alpha1.PhaseSucceeded:     {corev1.EventTypeNormal, "Succeeded", "Finish", false, true},
+	v1alpha1.PhaseFailed:        {corev1.EventTypeWarning, "Failed", "Finish", true, false},
+	v1alpha1.PhaseCancelled:     {corev1.EventTypeNormal, "Cancelled", "Finish", true, false},
+}
+
+// and one for each key step within a phase.
+var (
+	targetPodCreated   = event{corev1.EventTypeNormal, "TargetPodCreated", "CreateTarget", false, true}
+	targetPodScheduled = event{corev1.EventTypeNormal, "TargetPodScheduled", "CreateTarget", false, true}
+	targetReady        = event{corev1.EventTypeNormal, "TargetReady", "Park", false, true}
+	converged          = event{corev1.EventTypeNormal, "Converged", "PreCopy", false, false}
+	handedOver         = event{corev1.EventTypeNormal, "HandedOver", "Commit", true, true}
+	handoverTakenBack  = event{corev1.EventTypeWarning, "HandoverTakenBack", "RollBack", true, true}
+)
+
+// maxNote is the longest note an event takes, in bytes.
+const maxNote = 1024
+
+// announce emits the events for what a stored status says and the one before
+// it did not. Since each status is stored once, so is each event emitted.
+func (r *MigrationReconciler) announce(before, after *v1alpha1.Migration) {
+	say := func(e event, message string) {
+		message = migration.Shorten(message, maxNote)
+		source, target := podOf(after.Namespace, sourceOf(after)), podOf(after.Namespace, targetOf(after))
+		r.Recorder.Eventf(after, related(source), e.eventType, e.reason, e.action, "%s", message)
+		if e.source && source != nil {
+			r.Recorder.Eventf(source, after, e.eventType, e.reason, e.action, "%s", message)
+		}
+		if e.target && target != nil {
+			r.Recorder.Eventf(target, after, e.eventType, e.reason, e.action, "%s", message)
+		}
+	}
+	was, is := targetOf(before), targetOf(after)
+	if was.PodUID == "" && is.PodUID != "" {
+		say(targetPodCreated, "created target pod "+is.PodName)
+	}
+	if was.NodeName == "" && is.NodeName != "" {
+		say(targetPodScheduled, "target pod "+is.PodName+" goes to "+is.NodeName)
+	}
+	for _, step := range []struct {
+		conditionType string
+		event         event
+	}{
+		{v1alpha1.ConditionTargetReady, targetReady},
+		{v1alpha1.ConditionConverged, converged},
+		{v1alpha1.ConditionHandedOver, handedOver},
+	} {
+		if becameTrue(before, after, step.conditionType) {
+			say(step.event, meta.FindStatusCondition(after.Status.Conditions, step.conditionType).Message)
+		}
+	}
+	if becameTrue(after, before, v1alpha1.ConditionHandedOver) {
+		say(handoverTakenBack, meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ConditionHandedOver).Message)
+	}
+	if before.Status.Phase != after.Status.Phase {
+		if e, ok := phaseEvents[after.Status.Phase]; ok {
+			say(e, after.Status.Message)
+		}
+	}
+}
+
+// related keeps a nil pod from becoming an interface that is not nil.
+func related(pod *corev1.Pod) runtime.Object {
+	if pod == nil {
+		return nil
+	}
+	return pod
+}
+
+func becameTrue(before, after *v1alpha1.Migration, conditionType string) bool {
+	return meta.IsStatusConditionTrue(after.Status.Conditions, conditionType) &&
+		!meta.IsStatusConditionTrue(before.Status.Conditions, conditionType)
+}
+
+func sourceOf(m *v1alpha1.Migration) v1alpha1.PodRef {
+	if m.Status.Source == nil {
+		return v1alpha1.PodRef{}
+	}
+	return m.Status.Source.PodRef
+}
+
+func targetOf(m *v1alpha1.Migration) v1alpha1.PodRef {
+	if m.Status.Target == nil {
+		return v1alpha1.PodRef{}
+	}
+	return m.Status.Target.PodRef
+}
+
+// podOf makes an object to hang an event on: the pod itself may be gone.
+func podOf(namespace string, ref v1alpha1.PodRef) *corev1.Pod {
+	if ref.PodUID == "" {
+		return nil
+	}
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: ref.PodName, UID: ref.PodUID}}
+}

@@ -1,0 +1,187 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// annotationConfigSource is set by kubelet on pods it did not get from the API
+// server.
+const annotationConfigSource = "kubernetes.io/config.source"
+
+// refusals collects failures.
+type refusals []v1alpha1.Failure
+
+func (r *refusals) add(reason, format string, args ...any) {
+	*r = append(*r, v1alpha1.Failure{Reason: reason, Message: fmt.Sprintf(format, args...)})
+}
+
+func (r *refusals) addFor(container, reason, format string, args ...any) {
+	*r = append(*r, v1alpha1.Failure{Reason: reason, Message: fmt.Sprintf(format, args...), Container: container})
+}
+
+// CheckPod returns everything visible in the pod object that forbids the move,
+// each with a typed reason and a sentence that says what to do. What can only
+// be seen on the node (sockets, sessions, io_uring, free space) is the source
+// agent's to check, and the pod's claims are CheckVolumes'.
+func CheckPod(pod *corev1.Pod) []v1alpha1.Failure {
+	var r refusals
+	checkRunning(&r, pod)
+	checkOwner(&r, pod)
+	checkShape(&r, pod)
+	checkNamespaces(&r, pod)
+	checkRuntime(&r, pod)
+	for i := range pod.Spec.Containers {
+		checkContainer(&r, &pod.Spec.Containers[i])
+	}
+	if len(pod.Spec.ResourceClaims) > 0 {
+		r.add(v1alpha1.ReasonDevices, "the pod uses resource claims; the state of a device cannot be moved, so move a pod without them")
+	}
+	checkVolumeTypes(&r, pod)
+	return r
+}
+
+func checkRunning(r *refusals, pod *corev1.Pod) {
+	switch {
+	case pod.DeletionTimestamp != nil:
+		r.add(v1alpha1.ReasonSourcePodNotRunning, "the pod is being deleted; only a running pod can be moved")
+		return
+	case pod.Status.Phase != corev1.PodRunning:
+		r.add(v1alpha1.ReasonSourcePodNotRunning, "the pod is %s; wait until it is Running", phaseOr(pod.Status.Phase, "not started"))
+		return
+	}
+	for _, c := range pod.Spec.Containers {
+		if s := containerStatus(pod, c.Name); s == nil || s.State.Running == nil {
+			r.addFor(c.Name, v1alpha1.ReasonSourcePodNotRunning, "container %q does not run; wait until it does", c.Name)
+		}
+	}
+}
+
+func phaseOr(p corev1.PodPhase, otherwise string) string {
+	if p == "" {
+		return otherwise
+	}
+	return string(p)
+}
+
+func containerStatus(pod *corev1.Pod, name string) *corev1.ContainerStatus {
+	for i := range pod.Status.ContainerStatuses {
+		if pod.Status.ContainerStatuses[i].Name == name {
+			return &pod.Status.ContainerStatuses[i]
+		}
+	}
+	return nil
+}
+
+func checkOwner(r *refusals, pod *corev1.Pod) {
+	// A mirror pod is "owned" by its Node too; its own reason says more.
+	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	if src, ok := pod.Annotations[annotationConfigSource]; mirror || ok && src != "api" {
+		r.add(v1alpha1.ReasonStaticPod, "the pod is a static pod, bound to its node by a file there; it cannot be moved")
+		return
+	}
+	if owner := metav1.GetControllerOf(pod); owner != nil {
+		r.add(v1alpha1.ReasonOwnedPod, "the pod is controlled by %s %q, which would replace it; only pods without a controller can be moved", owner.Kind, owner.Name)
+	}
+}
+
+func checkShape(r *refusals, pod *corev1.Pod) {
+	if n := len(pod.Spec.Containers); n != 1 {
+		r.add(v1alpha1.ReasonMultipleContainers, "the pod has %d containers; only pods with one container can be moved", n)
+	}
+	for _, c := range pod.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			r.addFor(c.Name, v1alpha1.ReasonMultipleContainers, "init container %q is a sidecar that runs on (restartPolicy Always); only pods with one running container can be moved", c.Name)
+		}
+	}
+	if len(pod.Spec.EphemeralContainers) > 0 {
+		r.add(v1alpha1.ReasonEphemeralContainers, "the pod has ephemeral containers (kubectl debug); they cannot be removed from a pod, so it can only be moved after it was created anew")
+	}
+}
+
+func checkNamespaces(r *refusals, pod *corev1.Pod) {
+	s := &pod.Spec
+	if s.HostNetwork {
+		r.add(v1alpha1.ReasonHostNetwork, "the pod uses its node's network (hostNetwork), which stays behind; move a pod with a network of its own")
+	}
+	if s.HostPID {
+		r.add(v1alpha1.ReasonHostNamespaces, "the pod shares its node's processes (hostPID); move a pod without it")
+	}
+	if s.HostIPC {
+		r.add(v1alpha1.ReasonHostNamespaces, "the pod shares its node's IPC (hostIPC); move a pod without it")
+	}
+	if s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
+		r.add(v1alpha1.ReasonShareProcessNamespace, "the pod's containers share a process namespace (shareProcessNamespace), whose first process is the sandbox's; move a pod without it")
+	}
+	if s.HostUsers != nil && !*s.HostUsers {
+		r.add(v1alpha1.ReasonUserNamespace, "the pod has a user namespace (hostUsers: false), whose id ranges differ on every node; move a pod without it")
+	}
+}
+
+func checkRuntime(r *refusals, pod *corev1.Pod) {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux {
+		r.add(v1alpha1.ReasonRuntimeNotSupported, "the pod's operating system is %s; only Linux pods can be moved", pod.Spec.OS.Name)
+	}
+	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" && *rc != v1alpha1.RuntimeClassName {
+		r.add(v1alpha1.ReasonRuntimeNotSupported, "the pod runs under RuntimeClass %q; only pods under the default runtime can be moved", *rc)
+	}
+}
+
+func checkContainer(r *refusals, c *corev1.Container) {
+	if sc := c.SecurityContext; sc != nil && sc.Privileged != nil && *sc.Privileged {
+		r.addFor(c.Name, v1alpha1.ReasonPrivileged, "container %q is privileged and may hold anything of its node; move a pod that is not", c.Name)
+	}
+	if c.TTY || c.Stdin {
+		r.addFor(c.Name, v1alpha1.ReasonTerminal, "container %q has a terminal or an open stdin (tty, stdin), which stay behind; move a pod without them", c.Name)
+	}
+	if len(c.VolumeDevices) > 0 {
+		r.addFor(c.Name, v1alpha1.ReasonDevices, "container %q uses block devices (volumeDevices); move a pod without them", c.Name)
+	}
+	seen := map[corev1.ResourceName]bool{}
+	for _, list := range []corev1.ResourceList{c.Resources.Requests, c.Resources.Limits} {
+		for name, q := range list {
+			if q.IsZero() || seen[name] {
+				continue
+			}
+			seen[name] = true
+			switch {
+			case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
+				r.addFor(c.Name, v1alpha1.ReasonHugePages, "container %q asks for %s; huge pages cannot be copied while it runs, so move a pod without them", c.Name, name)
+			case strings.Contains(string(name), "/"):
+				r.addFor(c.Name, v1alpha1.ReasonDevices, "container %q asks for the device %s, whose state cannot be moved; move a pod without it", c.Name, name)
+			}
+		}
+	}
+}
+
+// FreezeBudget is how long the pod's containers can stay frozen before kubelet
+// takes them for dead and restarts them from their images: the shortest of
+// their liveness and startup probes' failureThreshold × periodSeconds. 0 means
+// that nothing probes them. A frozen container answers no probe.
+func FreezeBudget(pod *corev1.Pod) time.Duration {
+	var budget time.Duration
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		for _, p := range []*corev1.Probe{c.LivenessProbe, c.StartupProbe} {
+			if p == nil {
+				continue
+			}
+			// The API server has put in the defaults; a zero would mean one
+			// failure is enough.
+			b := time.Duration(max(p.FailureThreshold, 1)) * time.Duration(max(p.PeriodSeconds, 1)) * time.Second
+			if budget == 0 || b < budget {
+				budget = b
+			}
+		}
+	}
+	return budget
+}
