@@ -18,6 +18,7 @@ import (
 
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/host"
+	"godwit.dev/godwit/node-agent/runtime/memory"
 )
 
 // Probe finds out what the node can do. A tool that is missing is not an
@@ -40,7 +41,7 @@ func (r *Runtime) Probe(ctx context.Context) (runtime.Probe, error) {
 	if err := ctx.Err(); err != nil {
 		return p, err // the answers above may be of commands cut short
 	}
-	p.DirtyTracking = testSoftDirty() == nil
+	p.DirtyTracking = memory.TestTracking() == nil
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return p, err

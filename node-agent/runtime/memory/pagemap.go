@@ -1,7 +1,7 @@
 // Copyright The Godwit Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package criu
+package memory
 
 import (
 	"encoding/binary"
@@ -53,19 +53,25 @@ type scanner struct {
 	pageSize uint64
 	regions  []pageRegion
 	buf      []byte
+	// want is the bit of an entry, category that of a scan, to look for; 0: any page.
+	wantEntry, wantCategory uint64
 	// plain: the kernel lacks PAGEMAP_SCAN (before 6.7) or its soft-dirty
 	// category (before 6.8); read the bits one by one.
 	plain bool
 }
 
-func newScanner(pagemap *os.File) *scanner {
-	return &scanner{f: pagemap, pageSize: uint64(os.Getpagesize())}
+func newScanner(pagemap *os.File, which Which) *scanner {
+	s := &scanner{f: pagemap, pageSize: uint64(os.Getpagesize())}
+	if which == Dirty {
+		s.wantEntry, s.wantCategory = entrySoftDirty, pageIsSoftDirty
+	}
+	return s
 }
 
-// dirty calls found for each run of soft-dirty pages in a mapping. For private
+// pages calls found for each run of wanted pages in a mapping. For private
 // mappings, pages that still belong to a file are left out: they were never
 // written. The zero page holds nothing.
-func (s *scanner) dirty(start, end uint64, private bool, found func(span)) error {
+func (s *scanner) pages(start, end uint64, private bool, found func(span)) error {
 	if !s.plain {
 		err := s.scan(start, end, private, found)
 		if !errors.Is(err, unix.ENOTTY) && !errors.Is(err, unix.EINVAL) {
@@ -88,11 +94,11 @@ func (s *scanner) scan(start, end uint64, private bool, found func(span)) error 
 		end:    end,
 		vec:    uint64(uintptr(unsafe.Pointer(&s.regions[0]))),
 		vecLen: uint64(len(s.regions)),
-		mask:   pageIsSoftDirty | pageIsPFNZero,
+		mask:   s.wantCategory | pageIsPFNZero,
 		// Inverted: the zero page (and a file's page) must not be set.
 		inverted:   pageIsPFNZero,
 		anyOf:      pageIsPresent | pageIsSwapped,
-		returnMask: pageIsSoftDirty,
+		returnMask: pageIsPresent | pageIsSwapped,
 	}
 	if private {
 		arg.mask |= pageIsFile
@@ -134,7 +140,7 @@ func (s *scanner) read(start, end uint64, private bool, found func(span)) error 
 			return fmt.Errorf("read the page map: %w", err)
 		}
 		for i := 0; i+8 <= n; i += 8 {
-			if dirtyEntry(binary.NativeEndian.Uint64(s.buf[i:]), private) {
+			if wanted(binary.NativeEndian.Uint64(s.buf[i:]), s.wantEntry, private) {
 				if run.end != at {
 					if run.end > run.start {
 						found(run)
@@ -152,8 +158,8 @@ func (s *scanner) read(start, end uint64, private bool, found func(span)) error 
 	return nil
 }
 
-// dirtyEntry judges an entry. The zero page cannot be told from others by
-// these bits; it is never dirty by a write, only counted right after mapping.
-func dirtyEntry(e uint64, private bool) bool {
-	return e&entrySoftDirty != 0 && e&(entryPresent|entrySwapped) != 0 && (!private || e&entryFile == 0)
+// wanted judges an entry. The zero page cannot be told from others by these
+// bits; it is never dirty by a write, only counted right after mapping.
+func wanted(entry, bits uint64, private bool) bool {
+	return entry&bits == bits && entry&(entryPresent|entrySwapped) != 0 && (!private || entry&entryFile == 0)
 }

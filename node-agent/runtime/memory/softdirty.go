@@ -1,7 +1,7 @@
 // Copyright The Godwit Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package criu
+package memory
 
 import (
 	"encoding/binary"
@@ -15,19 +15,23 @@ import (
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
-// softDirty is testSoftDirty's answer; the kernel does not change while we run.
-var softDirty = sync.OnceValues(func() (bool, error) {
-	if err := testSoftDirty(); err != nil {
-		return false, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
-	}
-	return true, nil
-})
+// Tracking says whether the kernel tracks dirty pages: nil or an error that
+// wraps runtime.ErrUnsupported. The kernel does not change while we run, so it
+// is tried once.
+var Tracking = sync.OnceValue(TestTracking)
 
-// testSoftDirty makes a whole round with a page of our own: written, seen
+// TestTracking makes a whole round with a page of our own: written, seen
 // dirty; cleared, seen clean; written, seen dirty again. A kernel built without
 // CONFIG_MEM_SOFT_DIRTY accepts the clearing and does nothing, so only trying
 // tells. Clearing concerns all of this process's memory, which nobody tracks.
-func testSoftDirty() error {
+func TestTracking() error {
+	if err := roundTrip(); err != nil {
+		return fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
+	}
+	return nil
+}
+
+func roundTrip() error {
 	size := os.Getpagesize()
 	page, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
@@ -45,7 +49,7 @@ func testSoftDirty() error {
 		if _, err := pagemap.ReadAt(b[:], int64(addr/uint64(size)*8)); err != nil {
 			return false, fmt.Errorf("read the page map: %w", err)
 		}
-		return dirtyEntry(binary.NativeEndian.Uint64(b[:]), true), nil
+		return wanted(binary.NativeEndian.Uint64(b[:]), entrySoftDirty, true), nil
 	}
 	page[0] = 1
 	if ok, err := dirty(); err != nil || !ok {
