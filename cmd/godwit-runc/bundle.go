@@ -1,0 +1,109 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Annotations that containerd's CRI plugin writes into a container's
+// configuration, and ours, which it copies from the pod.
+const (
+	annotationType      = "io.kubernetes.cri.container-type"
+	annotationSandbox   = "io.kubernetes.cri.sandbox-id"
+	annotationPodUID    = "io.kubernetes.cri.sandbox-uid"
+	annotationName      = "io.kubernetes.cri.container-name"
+	annotationMigration = "godwit.dev/migration"
+	// annotationCRIU lets runc read a CRIU configuration, whose action scripts
+	// run as root on the node.
+	annotationCRIU = "org.criu.config"
+
+	// gateName is the name of the init container that holds a target pod back.
+	gateName = "godwit-gate"
+	// maxConfig is the largest config.json that is read, in bytes.
+	maxConfig = 16 << 20
+)
+
+// errBundle: the container's configuration cannot be used.
+var errBundle = errors.New("bundle")
+
+// bundle is what the wrapper needs of a container's config.json.
+type bundle struct {
+	Annotations map[string]string `json:"annotations"`
+	Process     struct {
+		Terminal bool `json:"terminal"`
+	} `json:"process"`
+	Root struct {
+		Path string `json:"path"`
+	} `json:"root"`
+	Linux struct {
+		CgroupsPath string `json:"cgroupsPath"`
+	} `json:"linux"`
+}
+
+func readBundle(dir string) (*bundle, error) {
+	f, err := os.Open(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBundle, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errBundle, err)
+	}
+	if len(data) > maxConfig {
+		return nil, fmt.Errorf("%w: config.json is too large", errBundle)
+	}
+	b := &bundle{}
+	if err := json.Unmarshal(data, b); err != nil {
+		return nil, fmt.Errorf("%w: config.json: %w", errBundle, err)
+	}
+	if !filepath.IsAbs(b.Root.Path) {
+		b.Root.Path = filepath.Join(dir, b.Root.Path)
+	}
+	return b, nil
+}
+
+// identity of a container of a pod.
+type identity struct{ podUID, container, sandbox string }
+
+// identify says whether this is a container that could be restored at all: one
+// of a pod, neither the sandbox's own nor the gate.
+func (b *bundle) identify() (identity, bool, error) {
+	id := identity{b.Annotations[annotationPodUID], b.Annotations[annotationName], b.Annotations[annotationSandbox]}
+	if b.Annotations[annotationType] != "container" || id.container == gateName {
+		return id, false, nil
+	}
+	// They become parts of a path.
+	for _, s := range []string{id.podUID, id.container} {
+		if s == "" || s == "." || s == ".." || len(s) > 255 || strings.ContainsAny(s, "/\x00") {
+			return id, false, fmt.Errorf("%w: pod UID %q, container %q", errBundle, id.podUID, id.container)
+		}
+	}
+	return id, true, nil
+}
+
+// migrating says whether the pod claims to belong to a migration. It is a
+// reason to refuse, never to restore.
+func (b *bundle) migrating() bool { return b.Annotations[annotationMigration] != "" }
+
+// restorable says why a container cannot be restored whatever the agent wants.
+func (b *bundle) restorable(a createArgs) error {
+	switch {
+	case a.consoleSocket != "" || b.Process.Terminal:
+		return fmt.Errorf("%w: a container with a terminal cannot be restored", errBundle)
+	case len(a.unknown) > 0:
+		return fmt.Errorf("%w: cannot restore with %s", errBundle, strings.Join(a.unknown, " "))
+	}
+	if _, ok := b.Annotations[annotationCRIU]; ok {
+		return fmt.Errorf("%w: the annotation %s is not allowed on a container that is restored", errBundle, annotationCRIU)
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/wire"
+)
+
+// errDeadline: the restore did not end in time and was ended.
+var errDeadline = errors.New("not finished in time")
+
+// child is a running "runc restore".
+type child struct {
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	result error // valid once ended is closed
+}
+
+// startRestore starts runc.
+//
+//   - Its standard streams are the container's, as with create.
+//   - It dies with this process (containerd kills that at its own deadline): a
+//     restore that nobody waits for must not go on to start CRIU.
+//   - It holds the connection to the agent, as descriptor 3, which CRIU's own
+//     socket replaces in its children: the agent sees the connection end only
+//     when neither of the two can start anything any more.
+//   - Neither process becomes a subreaper: the restored init is a child of runc
+//     and, when that ends, of containerd's shim.
+func (w *wrapper) startRestore(c command, a createArgs, conn *agentConn, im *wire.Images) (*child, error) {
+	held, err := conn.File()
+	if err != nil {
+		return nil, fmt.Errorf("agent connection: %w", err)
+	}
+	defer held.Close()
+	cmd := w.runc.Command(c.restoreArgs(a, im.Dir, im.WorkDir)...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{held}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if im.CRIUConfig != "" {
+		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+im.CRIUConfig)
+	}
+	ch := &child{cmd: cmd, ended: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// The death signal is sent when the thread ends that forked: this one
+		// lives as long as the child or the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			ch.result = cmd.Wait()
+			close(ch.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start runc: %w", err)
+	}
+	// Handing the descriptor on made the socket blocking for both processes;
+	// deadlines need it otherwise.
+	return ch, conn.nonblocking()
+}
+
+func (c *agentConn) nonblocking() error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("agent connection: %w", err)
+	}
+	var serr error
+	err = raw.Control(func(fd uintptr) { serr = unix.SetNonblock(int(fd), true) })
+	if err = errors.Join(err, serr); err != nil {
+		return fmt.Errorf("agent connection: %w", err)
+	}
+	return nil
+}
+
+// await waits for runc, until the deadline.
+func (w *wrapper) await(ctx context.Context, ch *child, rec *restoring) error {
+	select {
+	case <-ch.ended:
+		if ch.result != nil {
+			return fmt.Errorf("runc restore: %w", ch.result)
+		}
+		return nil
+	case <-ctx.Done():
+		return errors.Join(errDeadline, w.stop(ch, rec))
+	}
+}
+
+// stop ends a restore under way: first what is in the cgroup, which is CRIU and
+// all that it has made. runc sees CRIU end and takes its mounts and its state
+// away by itself, which it could not do if it were killed first.
+func (w *wrapper) stop(ch *child, rec *restoring) error {
+	err := killCgroup(rec.Cgroup, w.limits.cleanup)
+	select {
+	case <-ch.ended:
+		return err
+	case <-time.After(w.limits.cleanup):
+	}
+	// Its process group: runc, and a CRIU that has not reached the cgroup.
+	if kerr := syscall.Kill(-ch.cmd.Process.Pid, syscall.SIGKILL); kerr != nil && !errors.Is(kerr, syscall.ESRCH) {
+		err = errors.Join(err, fmt.Errorf("kill runc: %w", kerr))
+	}
+	select {
+	case <-ch.ended:
+		return err
+	case <-time.After(w.limits.cleanup):
+		return errors.Join(err, errors.New("runc does not end"))
+	}
+}

@@ -1,0 +1,94 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// clear removes everything a failed restore may have left of a container. It
+// returns nil only after it has seen that no process is left in the cgroup and
+// that runc knows nothing of the container. Repeating it is harmless.
+func (w *wrapper) clear(c command, id string, rec *restoring) error {
+	if err := killCgroup(rec.Cgroup, w.limits.cleanup); err != nil {
+		return err
+	}
+	if err := unmountLeftovers(rec.StateDir, rec.Rootfs); err != nil {
+		return err
+	}
+	if exists(rec.StateDir) {
+		if err := w.deleteState(c, id); err != nil {
+			return err
+		}
+		if exists(rec.StateDir) {
+			return fmt.Errorf("%s is still there", rec.StateDir)
+		}
+	}
+	if err := awaitEmpty(rec.Cgroup, w.limits.cleanup); err != nil {
+		return err
+	}
+	// Without state runc cannot know the cgroup; systemd removes an empty scope
+	// by itself, a plain directory stays. Another try finds it empty as well.
+	if err := os.Remove(rec.Cgroup); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		_ = c.logWarning(err.Error())
+	}
+	return nil
+}
+
+// deleteState lets runc remove what it knows of the container. Its output does
+// not belong into the container's log.
+func (w *wrapper) deleteState(c command, id string) error {
+	cmd := w.runc.Command(append(append([]string{}, c.globals...), "delete", "--force", id)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("runc delete: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), w.limits.cleanup)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	defer stop()
+	cmd.WaitDelay = time.Second
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("runc delete: %w", err)
+	}
+	return nil
+}
+
+func (w *wrapper) dropRecord(id string) error {
+	if err := os.Remove(w.restoringPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark: %w", err)
+	}
+	return nil
+}
+
+// beforeDelete clears away what is left when the wrapper was killed in the
+// middle of a restore, before runc removes the container's state directory.
+func (w *wrapper) beforeDelete(c command) error {
+	id := onlyID(c.rest)
+	if id == "" {
+		return nil
+	}
+	rec := &restoring{}
+	found, err := readMark(w.restoringPath(id), rec)
+	if err != nil || !found {
+		return err
+	}
+	// Marked as restored: only the record was not taken away in time.
+	if !exists(filepath.Join(rec.StateDir, restoredMark)) {
+		if err := killCgroup(rec.Cgroup, w.limits.cleanup); err != nil {
+			return err
+		}
+		if err := unmountLeftovers(rec.StateDir, rec.Rootfs); err != nil {
+			return err
+		}
+	}
+	return w.dropRecord(id)
+}

@@ -1,0 +1,110 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Three marks on the node remember what a later call of the wrapper must know:
+//
+//   - <runc root>/<id>/godwit-restored: this container was restored and runs;
+//     start has nothing to do. It goes with the container's state.
+//   - <run dir>/restored/<pod UID>/<container>: the images were consumed; if the
+//     container crashes and the agent is away, it may start from its image. The
+//     agent removes it when the pod is gone.
+//   - <run dir>/restoring/<id>: a restore is under way. If it is found by a
+//     delete, the wrapper was killed in the middle.
+const (
+	restoredMark = "godwit-restored"
+	consumedDir  = "restored"
+	restoringDir = "restoring"
+	maxMark      = 64 << 10
+	modeDir      = 0o700
+	modeMark     = 0o600
+)
+
+// initProcess names a process for good.
+type initProcess struct {
+	PID int `json:"pid"`
+	// StartTime in clock ticks after boot, which tells a process from a later
+	// one with the same id; 0 when it had ended already.
+	StartTime uint64 `json:"startTime"`
+}
+
+// restoring is the record of a restore under way: what it takes to clear away.
+type restoring struct {
+	Cgroup   string `json:"cgroup"`
+	StateDir string `json:"stateDir"`
+	Rootfs   string `json:"rootfs"`
+}
+
+func (w *wrapper) consumedPath(id identity) string {
+	return filepath.Join(w.runDir, consumedDir, id.podUID, id.container)
+}
+
+func (w *wrapper) consumed(id identity) (bool, error) {
+	_, err := os.Lstat(w.consumedPath(id))
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	}
+	return false, fmt.Errorf("consumed mark: %w", err)
+}
+
+func (w *wrapper) restoringPath(id string) string {
+	return filepath.Join(w.runDir, restoringDir, id)
+}
+
+// writeMark writes v so that the mark is there whole or not at all.
+func writeMark(path string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	if err := os.WriteFile(path+".tmp", data, modeMark); err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	return nil
+}
+
+// writeMarkIn is writeMark in a directory that may have to be made.
+func writeMarkIn(path string, v any) error {
+	if err := os.MkdirAll(filepath.Dir(path), modeDir); err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	return writeMark(path, v)
+}
+
+// readMark reads a mark into v; found is false when there is none.
+func readMark(path string, v any) (found bool, err error) {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil && (!fi.Mode().IsRegular() || fi.Size() > maxMark) {
+		err = fmt.Errorf("%s: unexpected size or type", path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("mark: %w", err)
+	}
+	data, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return false, fmt.Errorf("mark %s: %w", path, err)
+	}
+	return true, nil
+}

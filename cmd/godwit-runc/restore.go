@@ -1,0 +1,127 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"godwit.dev/godwit/internal/wire"
+)
+
+// errRestore: the restore failed, and nothing of it is left.
+var errRestore = errors.New("restore failed")
+
+// restore restores the container from the images and tells the agent how it
+// went. When it returns an error nothing of the container is left on the node,
+// or the error says what is.
+func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundle, id identity, conn *agentConn, im *wire.Images) error {
+	res := wire.Result{Version: wire.Version, Start: time.Now()}
+	pid, err := w.tryRestore(ctx, c, a, b, id, conn, im)
+	res.PID, res.Duration = pid, time.Since(res.Start)
+	if err != nil {
+		res.Error = err.Error()
+	}
+	// The result is a help, not a promise: an agent that has gone away finds out
+	// by looking at the node, and the container runs or not all the same.
+	if serr := conn.send(&res, w.limits.cleanup); serr != nil {
+		err = errors.Join(err, c.logWarning(serr.Error()))
+	}
+	return err
+}
+
+func (c *agentConn) send(res *wire.Result, timeout time.Duration) error {
+	if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
+		return fmt.Errorf("tell the agent: %w", err)
+	}
+	return wire.Write(c, res)
+}
+
+// tryRestore returns the process id of the restored init.
+func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, id identity, conn *agentConn, im *wire.Images) (int, error) {
+	rec, err := w.prepare(c, a, b, im)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errRestore, err)
+	}
+	// From here on there is something to clear away.
+	log := c.markLog()
+	p, err := w.runRestore(ctx, c, a, conn, im, rec)
+	if err != nil {
+		err = fmt.Errorf("%w: %w%s%s", errRestore, err, log.lastError(), criuErrors(filepath.Join(im.WorkDir, "restore.log")))
+		if cerr := w.clear(c, a.id, rec); cerr != nil {
+			// The record stays: a delete or the agent tries again.
+			return 0, fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
+		}
+		return 0, errors.Join(err, w.dropRecord(a.id))
+	}
+	// Missing, this mark only makes a crash while the agent is away wait for it.
+	if err := writeMarkIn(w.consumedPath(id), map[string]string{"containerID": a.id}); err != nil {
+		_ = c.logWarning(err.Error())
+	}
+	if err := w.dropRecord(a.id); err != nil {
+		_ = c.logWarning(err.Error())
+	}
+	return p.PID, nil
+}
+
+// prepare refuses what cannot be restored or, if it failed, not be cleared
+// away, and leaves the record of a restore under way. After an error there is
+// nothing to clear away.
+func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images) (*restoring, error) {
+	if err := b.restorable(a); err != nil {
+		return nil, err
+	}
+	if im == nil || !filepath.IsAbs(im.Dir) || !filepath.IsAbs(im.WorkDir) || im.Timeout <= 0 {
+		return nil, fmt.Errorf("%w: incomplete order to restore: %+v", errRefused, im)
+	}
+	if a.pidFile == "" {
+		return nil, fmt.Errorf("%w: create without --pid-file", errUsage)
+	}
+	cgroup, err := cgroupDir(w.cgroupRoot, b.Linux.CgroupsPath, c.systemdCgroup)
+	if err != nil {
+		return nil, err
+	}
+	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path}
+	// A failure ends whatever is in the cgroup: it must be ours alone.
+	if exists(rec.StateDir) {
+		return nil, fmt.Errorf("container %s exists already", a.id)
+	}
+	if exists(cgroup) {
+		return nil, fmt.Errorf("%w: %s exists already", errCgroup, cgroup)
+	}
+	return rec, writeMarkIn(w.restoringPath(a.id), rec)
+}
+
+// runRestore lets runc restore and marks the container.
+func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, conn *agentConn, im *wire.Images, rec *restoring) (initProcess, error) {
+	ctx, cancel := context.WithTimeout(ctx, im.Timeout)
+	defer cancel()
+	child, err := w.startRestore(c, a, conn, im)
+	if err != nil {
+		return initProcess{}, err
+	}
+	if err := w.await(ctx, child, rec); err != nil {
+		return initProcess{}, err
+	}
+	data, err := os.ReadFile(a.pidFile)
+	if err != nil {
+		return initProcess{}, fmt.Errorf("pid file: %w", err)
+	}
+	p := initProcess{}
+	if p.PID, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil || p.PID <= 0 {
+		return initProcess{}, fmt.Errorf("pid file: %q", data)
+	}
+	// A process that has ended by now was restored all the same: it ran, and so
+	// the source must not go on. Then start fails, as with any such container.
+	if st, err := readStat(p.PID); err == nil {
+		p.StartTime = st.start
+	}
+	return p, writeMark(filepath.Join(rec.StateDir, restoredMark), p)
+}
