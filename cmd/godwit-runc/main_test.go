@@ -60,7 +60,11 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-join() { [ -z "$CGROUP" ] || { mkdir -p "$CGROUP"; echo $$ > "$CGROUP/cgroup.procs"; }; }
+# criu runs in the container's cgroup; runc's descriptor 3 is not its.
+criu() {
+	sh -c 'mkdir -p "$CGROUP"; echo $$ > "$CGROUP/cgroup.procs"; exec sleep 300' < /dev/null > /dev/null 2>&1 3>&- &
+	echo $! > "$DIR/criu"
+}
 case "$verb" in
 restore)
 	echo "CRIU_CONFIG_FILE=$CRIU_CONFIG_FILE" >> "$DIR/calls"
@@ -83,17 +87,16 @@ restore)
 		exit 1 ;;
 	nopid) ;;
 	hang)
-		(join; exec sleep 300 < /dev/null > /dev/null 2>&1 3>&-) &
-		echo $! > "$DIR/criu"
+		criu
 		wait $!
 		echo "runc saw criu end" >> "$DIR/calls"
 		rm -rf "$root/$id"
 		exit 1 ;;
 	stuck)
-		trap '' TERM
-		(join; exec sleep 300 < /dev/null > /dev/null 2>&1 3>&-) &
-		echo $! > "$DIR/criu"
-		while :; do sleep 300; done ;;
+		criu
+		wait $!
+		# It does not end although criu has.
+		sleep 300 3>&- ;;
 	esac ;;
 delete) rm -rf "$root/$id" ;;
 esac
@@ -308,4 +311,31 @@ func (r *rig) logged() string {
 		}
 	}
 	return last
+}
+
+// waitFor waits for something that other processes bring about.
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not happen")
+		}
+		time.Sleep(5 * time.Millisecond) // it can only be looked for
+	}
+}
+
+// sigMask is a signal mask of a process as the kernel shows it.
+func sigMask(t *testing.T, pid int, field string) uint64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	must(t, err)
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, field); ok {
+			n, err := strconv.ParseUint(strings.TrimSpace(v), 16, 64)
+			must(t, err)
+			return n
+		}
+	}
+	t.Fatalf("no %s", field)
+	return 0
 }
