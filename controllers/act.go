@@ -23,12 +23,12 @@ import (
 // does not allow what was decided on the cached one.
 var errOutdated = errors.New("the Migration has changed since it was read from the cache")
 
-// deletionGrace is how long kubelet waits for a pod's containers to end. The
-// source's are frozen and cannot react to a signal; its agent kills them as
-// soon as it sees the deletion timestamp, and a longer grace would only give
-// kubelet time to run hooks and probes against frozen tasks. The target's are
-// a gate, or creates that its agent gives back.
-const deletionGrace = 5 * time.Second
+// deletionGrace is how long kubelet waits for a pod's containers to end before
+// it kills them. The source's are frozen and cannot react to a signal, so waiting
+// is for nothing; only kubelet may kill them, though: killed by anyone else
+// before kubelet has seen the deletion, they would be started afresh. The
+// target's are a gate, or creates that its agent gives back.
+const deletionGrace = time.Second
 
 // act does what a decision asks for outside the Migration itself. It returns
 // the decision to store: the same one, or an abort when the API server has

@@ -22,9 +22,8 @@ type SourceObservation struct {
 	SwitchoverTimeout time.Duration
 	// DirtyTracking of this node's kernel.
 	DirtyTracking bool
-	// PodGone: the source pod object (by UID) no longer exists; PodDeleting: it
-	// has its deletion timestamp.
-	PodGone, PodDeleting bool
+	// PodGone: the source pod object (by UID) no longer exists.
+	PodGone bool
 	// Frozen: the kernel says that a task of the pod is frozen now.
 	Frozen bool
 	// FrozenFor is how long ago the freeze began (Report.FrozenAt), 0 if never.
@@ -60,16 +59,17 @@ const (
 	SourceAbort SourceAction = "Abort"
 	// SourceResume: thaw, connect, report Resumed.
 	SourceResume SourceAction = "Resume"
-	// SourceKill: kill the frozen tasks, report Killed.
+	// SourceKill: the pod object is gone; kill what is left of it, report Killed.
 	SourceKill SourceAction = "Kill"
 	// SourceClean: remove the images and all traces on the node, report Cleaned.
 	SourceClean SourceAction = "Clean"
 )
 
 // DecideSource says what the source agent has to do next. A frozen pod is
-// thawed only under an aborted register, and killed only under a committed one
-// after the target has been confirmed (phase Completing) and the pod object is
-// being deleted, so that kubelet does not start its containers afresh.
+// thawed only under an aborted register. Under a committed one it stays frozen
+// until kubelet ends it, because the controller has deleted the pod after the
+// target was confirmed (phase Completing); what is left when the pod object is
+// gone is killed.
 func DecideSource(o SourceObservation) SourceAction {
 	state := o.Report.State
 	switch o.Handover {
@@ -89,9 +89,11 @@ func DecideSource(o SourceObservation) SourceAction {
 			return SourceIdle
 		case state == v1alpha1.SourceKilled:
 			return SourceClean
-		case o.PodDeleting || o.PodGone:
+		case o.PodGone:
 			return SourceKill
 		}
+		// While the pod object exists only kubelet may end its tasks: killed
+		// before kubelet has seen the deletion, they would be started afresh.
 		return SourceIdle
 	}
 

@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,6 +45,9 @@ type Config struct {
 	// RunDir is the agent's directory on the node, with the wrapper's socket,
 	// marks and work directories.
 	RunDir string
+	// BundleDir is where containerd keeps the OCI bundles of Kubernetes'
+	// containers, one directory for each id. Default DefaultBundleDir.
+	BundleDir string
 	// Client reads from caches and writes; Live reads past them.
 	Client client.Client
 	Live   client.Reader
@@ -59,6 +61,9 @@ type Config struct {
 	// Timeouts; zero values take the defaults.
 	Timeouts Timeouts
 }
+
+// DefaultBundleDir is containerd's for the namespace of Kubernetes.
+const DefaultBundleDir = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 
 // Timeouts bound what the target waits for. Both together must stay below
 // kubelet's two minutes for creating a container.
@@ -107,6 +112,9 @@ func New(c Config) *Agent {
 	if c.Timeouts.Restore == 0 {
 		c.Timeouts.Restore = 45 * time.Second
 	}
+	if c.BundleDir == "" {
+		c.BundleDir = DefaultBundleDir
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -133,7 +141,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.mu.Lock()
 	a.ctx = ctx
 	a.mu.Unlock()
-	err := a.parking.serve(ctx, filepath.Join(a.RunDir, socketName))
+	err := a.parking.serve(ctx, a.RunDir)
 	a.wg.Wait()
 	return err
 }

@@ -19,7 +19,7 @@ var (
 	evFrozen    = event{corev1.EventTypeNormal, "SourceFrozen", "Switchover", "the pod is frozen, the last difference is being written"}
 	evDumped    = event{corev1.EventTypeNormal, "FinalDump", "Switchover", "final dump: %s of memory, %s in all, published %s after the freeze"}
 	evResumed   = event{corev1.EventTypeNormal, "SourceResumed", "Rollback", "the source pod goes on"}
-	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks were killed after the target was confirmed"}
+	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks are gone; the target was confirmed before"}
 	evParked    = event{corev1.EventTypeNormal, "TargetParked", "Prepare", "the target's containers are ready to be restored"}
 	evCommitted = event{corev1.EventTypeNormal, "Committed", "Switchover", "the image set is verified; from here the target owns the pod"}
 	evRestored  = event{corev1.EventTypeNormal, "Restored", "Switchover", "the pod's processes run on %s, restored in %s"}

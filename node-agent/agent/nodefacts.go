@@ -23,6 +23,9 @@ import (
 // are upgraded under a running agent.
 const factsInterval = 5 * time.Minute
 
+// notReadyInterval is how often while the node cannot take part.
+const notReadyInterval = 3 * time.Second
+
 // NodeReporter keeps the abilities of a node on its Node object, as labels for
 // the scheduler and an annotation for the controller.
 type NodeReporter struct {
@@ -39,9 +42,12 @@ func (r *NodeReporter) Start(ctx context.Context) error {
 	log := ctrl.Log.WithName("node-facts")
 	for {
 		next := factsInterval
-		if err := r.report(ctx); err != nil && ctx.Err() == nil {
+		ready, err := r.report(ctx)
+		if err != nil && ctx.Err() == nil {
 			log.Error(err, "report node facts")
-			next = 10 * time.Second
+		}
+		if !ready {
+			next = notReadyInterval
 		}
 		t := time.NewTimer(next)
 		select {
@@ -53,10 +59,11 @@ func (r *NodeReporter) Start(ctx context.Context) error {
 	}
 }
 
-func (r *NodeReporter) report(ctx context.Context) error {
+// report publishes the facts and returns whether the node can take part.
+func (r *NodeReporter) report(ctx context.Context) (bool, error) {
 	probe, err := r.Prober.Probe(ctx)
 	if err != nil {
-		return fmt.Errorf("probe: %w", err)
+		return false, fmt.Errorf("probe: %w", err)
 	}
 	f := factsOf(probe)
 	if f.NotReady == "" && r.Ready != nil {
@@ -66,7 +73,7 @@ func (r *NodeReporter) report(ctx context.Context) error {
 	}
 	raw, err := json.Marshal(f)
 	if err != nil {
-		return err
+		return false, err
 	}
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Node",
@@ -81,9 +88,9 @@ func (r *NodeReporter) report(ctx context.Context) error {
 	}}
 	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
 		client.FieldOwner(v1alpha1.FieldManagerNode), client.ForceOwnership); err != nil {
-		return fmt.Errorf("label the node: %w", err)
+		return false, fmt.Errorf("label the node: %w", err)
 	}
-	return nil
+	return f.NotReady == "", nil
 }
 
 // factsOf turns a probe into the facts that are published. Pure.

@@ -7,22 +7,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
 )
-
-const socketName = wire.SocketName
 
 // requestTimeout bounds how long a peer may take to send its request.
 const requestTimeout = 5 * time.Second
@@ -57,28 +53,22 @@ func newParking(a *Agent) *parking {
 
 // serve listens until ctx ends. Parked creates are hung up on then: the wrapper
 // fails its create and kubelet tries again, by when another agent serves.
-func (p *parking) serve(ctx context.Context, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("wrapper socket: %w", err)
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+func (p *parking) serve(ctx context.Context, runDir string) error {
+	l, err := wire.Listen(runDir)
 	if err != nil {
-		return fmt.Errorf("wrapper socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("wrapper socket: %w", err), l.Close())
+		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		conn, err := l.AcceptUnix()
+		conn, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			return fmt.Errorf("wrapper socket: %w", err)
+			return err
 		}
 		wg.Add(1)
 		go func() {
@@ -95,10 +85,6 @@ func (p *parking) serve(ctx context.Context, path string) error {
 
 // converse is one conversation with one wrapper.
 func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
-	if err := onlyRoot(conn); err != nil {
-		wrapperRequests.WithLabelValues("refused").Inc()
-		return err
-	}
 	if err := conn.SetReadDeadline(time.Now().Add(requestTimeout)); err != nil {
 		return err
 	}
@@ -189,17 +175,19 @@ func (a *Agent) markPath(podUID, container string) string {
 }
 
 // park registers a lot. A second create of the same container takes the place
-// of the first, whose wrapper must be dead: kubelet runs one at a time.
+// of one that only waited, whose wrapper must be dead: kubelet runs one at a
+// time. One that was told to restore keeps its place until the session has drawn
+// its conclusion: an image set is restored once.
 func (p *parking) park(l *parked) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := lotKey{l.req.PodUID, l.req.ContainerName}
 	if old := p.lots[key]; old != nil {
 		old.mu.Lock()
-		told := old.told && !old.gone
+		told := old.told
 		old.mu.Unlock()
 		if told {
-			return errors.New("another create of the same container is being restored")
+			return errors.New("another create of the same container was told to restore")
 		}
 		_ = old.conn.Close()
 	}
@@ -297,27 +285,4 @@ func (l *parked) state() (waiting, told, gone bool, res *wire.Result) {
 
 func failReply(reason, message string) wire.Reply {
 	return wire.Reply{Version: wire.Version, Verdict: wire.Fail, Reason: reason, Message: message}
-}
-
-// onlyRoot refuses peers that are not root: the socket's mode already does, this
-// is for a mode that someone changed.
-func onlyRoot(conn *net.UnixConn) error {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return err
-	}
-	if credErr != nil {
-		return fmt.Errorf("peer credentials: %w", credErr)
-	}
-	if cred.Uid != 0 {
-		return fmt.Errorf("peer with uid %d refused", cred.Uid)
-	}
-	return nil
 }

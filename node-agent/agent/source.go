@@ -138,7 +138,6 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		return o, err
 	}
 	o.PodGone = pod == nil
-	o.PodDeleting = pod != nil && pod.DeletionTimestamp != nil
 	cs, err := s.Node.Finder.Containers(ctx, string(m.Status.Source.PodUID))
 	switch {
 	case errors.Is(err, runtime.ErrNotFound):
@@ -232,7 +231,7 @@ func (s *sourceSession) thaw(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// kill ends the frozen tasks after the target was confirmed.
+// kill ends what kubelet has left of the source after the target was confirmed.
 func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 	for _, c := range s.containers {
 		if err := s.Node.Killer.Kill(ctx, c); err != nil {

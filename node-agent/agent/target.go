@@ -30,8 +30,9 @@ type targetSession struct {
 	// podUID of the target pod; containers of its spec, in order.
 	podUID     string
 	containers []string
-	// gone: nothing of a failed restore is left, seen by discard.
-	treeGone bool
+	// restoreFailed is final for this session: an image set is restored once.
+	// treeGone: nothing of the failed restore is left, seen by discard.
+	restoreFailed, treeGone bool
 	// unpacked: the file differences have been applied for these container ids.
 	unpacked map[string]bool
 }
@@ -100,6 +101,7 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 		VerifiedRounds: t.report.VerifiedRounds,
 		GateRunning:    gateID(pod) != "",
 		TreeGone:       t.treeGone,
+		RestoreFailed:  t.restoreFailed,
 	}
 	if h := m.Status.Handover; h != nil {
 		o.Handover = h.State

@@ -115,6 +115,7 @@ func (t *targetSession) unpack(ctx context.Context) error {
 
 // tellRestore lets the parked creates restore.
 func (t *targetSession) tellRestore() error {
+	t.treeGone = false // from here something may run
 	set, err := t.set()
 	if err != nil {
 		return err
@@ -186,7 +187,7 @@ func (t *targetSession) discardEarlier(ctx context.Context) error {
 			continue
 		}
 		if c.ContainerID != "" {
-			if err := t.Node.Killer.Discard(ctx, c.ContainerID, ""); err != nil {
+			if err := t.Node.Killer.Discard(ctx, c.ContainerID, t.bundle(c.ContainerID)); err != nil {
 				return fmt.Errorf("discard the earlier create of %s: %w", name, err)
 			}
 		}
@@ -197,6 +198,9 @@ func (t *targetSession) discardEarlier(ctx context.Context) error {
 	}
 	return nil
 }
+
+// bundle is the OCI bundle of a container whose create is no longer parked.
+func (t *targetSession) bundle(id string) string { return filepath.Join(t.BundleDir, id) }
 
 // reportRestored publishes that the pod runs here.
 func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migration) error {
@@ -251,6 +255,7 @@ func (t *targetSession) discard(ctx context.Context) error {
 			}
 		} else {
 			id = t.container(name).ContainerID
+			bundle = t.bundle(id)
 		}
 		if id == "" {
 			continue
@@ -271,7 +276,7 @@ func (t *targetSession) discard(ctx context.Context) error {
 		}
 		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: msg}
 	}
-	t.treeGone = true
+	t.restoreFailed, t.treeGone = true, true
 	return nil
 }
 

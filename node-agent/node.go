@@ -1,0 +1,124 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+
+	"godwit.dev/godwit/node-agent/agent"
+	"godwit.dev/godwit/node-agent/runtime/cgroup"
+	"godwit.dev/godwit/node-agent/runtime/containerd"
+	"godwit.dev/godwit/node-agent/runtime/criu"
+	"godwit.dev/godwit/node-agent/runtime/host"
+)
+
+// node is the real node: the adapters the engine works with, and what has to
+// be closed and removed.
+type node struct {
+	agent.Node
+	host       *host.Host
+	containerd *containerd.Runtime
+}
+
+func openNode(ctx context.Context, o options) (*node, error) {
+	h, err := host.New(host.Options{})
+	if err != nil {
+		return nil, err
+	}
+	cd, err := containerd.New(ctx, containerd.Options{Host: h})
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	cg := cgroup.New(cgroup.Options{Host: h})
+	cr := criu.New(criu.Options{Host: h, Cgroup: cg})
+	return &node{
+		host: h, containerd: cd,
+		Node: agent.Node{
+			Finder: cd, Checkpointer: cr, Freezer: cg, Dirty: cr, Killer: cr, Prober: cr,
+		},
+	}, nil
+}
+
+func (n *node) close() {
+	_ = n.containerd.Close()
+	_ = n.host.Close()
+}
+
+// installer returns a runnable that installs the runtime handler, trying again
+// until it works: containerd may be restarting, and a node whose configuration
+// needs a person must say so on its Node object rather than crash its agent.
+func installer(o options, n *node, state *atomic.Pointer[error]) manager.RunnableFunc {
+	return func(ctx context.Context) error {
+		log := ctrl.Log.WithName("runtime-handler")
+		set := func(err error) { state.Store(&err) }
+		if !o.installRuntime {
+			set(nil)
+			return nil
+		}
+		const retry = 10 * time.Second
+		for {
+			err := n.installHandler(ctx, o)
+			set(err)
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			log.Error(err, "install the runtime handler")
+			t := time.NewTimer(retry)
+			select {
+			case <-ctx.Done():
+				t.Stop()
+				return nil
+			case <-t.C:
+			}
+		}
+	}
+}
+
+func (n *node) installHandler(ctx context.Context, o options) error {
+	wrapper, err := os.ReadFile(o.wrapper)
+	if err != nil {
+		return fmt.Errorf("read the runtime wrapper: %w", err)
+	}
+	done, err := n.containerd.InstallHandler(ctx, wrapper, containerd.HandlerOptions{})
+	if err != nil {
+		return err
+	}
+	ctrl.Log.WithName("runtime-handler").Info("the runtime handler is installed",
+		"dropIn", done.DropIn, "wrapperChanged", done.BinaryChanged, "containerdRestarted", done.ConfigChanged)
+	return nil
+}
+
+// removeHandler takes the handler off the node, unless pods run with it.
+func (n *node) removeHandler(ctx context.Context, o options) error {
+	done, err := n.containerd.UninstallHandler(ctx, containerd.HandlerOptions{})
+	if err != nil {
+		return err
+	}
+	log := ctrl.Log.WithName("runtime-handler")
+	if !done.Removed {
+		log.Info("pods run with the runtime handler: it stays on the node; run “agent uninstall” when they are gone", "sandboxes", done.InUseBy)
+		return nil
+	}
+	log.Info("the runtime handler is removed")
+	return agent.UnshareVolume(o.runDir)
+}
+
+func setLogger(o options) error {
+	level, err := zapcore.ParseLevel(o.logLevel)
+	if err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	ctrl.SetLogger(zap.New(zap.UseDevMode(false), zap.Level(level)))
+	return nil
+}
