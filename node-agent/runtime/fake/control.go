@@ -113,7 +113,10 @@ func (r *Runtime) Discard(ctx context.Context, id, bundle string) error {
 	if id == "" || bundle == "" {
 		return fmt.Errorf("discard: no id or bundle (%q, %q)", id, bundle)
 	}
-	delete(r.containers, id)
+	if c, ok := r.containers[id]; ok {
+		c.killed = true
+		delete(r.containers, id)
+	}
 	r.discarded = append(r.discarded, id)
 	return nil
 }

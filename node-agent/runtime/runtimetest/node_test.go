@@ -1,0 +1,114 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package runtimetest_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime/cgroup"
+	"godwit.dev/godwit/node-agent/runtime/containerd"
+	"godwit.dev/godwit/node-agent/runtime/criu"
+	"godwit.dev/godwit/node-agent/runtime/files"
+	"godwit.dev/godwit/node-agent/runtime/host"
+	"godwit.dev/godwit/node-agent/runtime/inspect"
+	"godwit.dev/godwit/node-agent/runtime/network"
+	"godwit.dev/godwit/node-agent/runtime/runtimetest"
+)
+
+// nodeVariable gates the tests of the real adapters. They need a node with
+// containerd, runc, CRIU and a kernel that tracks dirty pages, and root:
+//
+//	CGO_ENABLED=0 go test -c -o runtimetest.test ./node-agent/runtime/runtimetest
+//	(on the node) GODWIT_NODE_TEST=1 ./runtimetest.test -test.v -test.run TestNode
+//
+// GODWIT_NODE_VOLUME names a directory for the images, for instance on NFS.
+const nodeVariable = "GODWIT_NODE_TEST"
+
+// TestMain turns the binary into the program that runs in the containers, when
+// it is started as such.
+func TestMain(m *testing.M) {
+	if os.Getenv(workloadVariable) != "" {
+		runWorkload()
+	}
+	os.Exit(m.Run())
+}
+
+func TestNode(t *testing.T) {
+	if os.Getenv(nodeVariable) != "1" {
+		t.Skipf("NOT RUN: the real adapters need a node; set %s=1 there", nodeVariable)
+	}
+	runtimetest.Run(t, realNode)
+}
+
+// directory makes a fresh directory below one that containers may not see.
+func directory(t *testing.T, parent string) string {
+	t.Helper()
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp(parent, "runtimetest-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("kept for a look: %s", dir)
+			return
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func realNode(t *testing.T) runtimetest.Node {
+	h, err := host.New(host.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	ctrd, err := containerd.New(t.Context(), containerd.Options{Host: h})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ctrd.Close() })
+	control := cgroup.New(cgroup.Options{Host: h})
+	checkpointer := criu.New(criu.Options{Host: h, Cgroup: control})
+	volume := os.Getenv("GODWIT_NODE_VOLUME")
+	if volume == "" {
+		volume = "/var/lib/godwit-test"
+	}
+	n := runtimetest.Node{
+		Finder: ctrd, Checkpointer: checkpointer, Freezer: control, Isolator: network.New(),
+		DirtyCounter: checkpointer, Killer: checkpointer, Files: files.New(files.Options{Host: h}),
+		Inspector: inspect.New(inspect.Options{Host: h, Cgroup: control}), Prober: checkpointer,
+		Volume: directory(t, volume), Work: directory(t, "/run/godwit-test"),
+	}
+	n.Start = func(t *testing.T) runtimetest.Workload { return startReal(t, n, h) }
+	return n
+}
+
+// mountTmpfs mounts a tmpfs for the test.
+func mountTmpfs(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+		if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+}
