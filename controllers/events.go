@@ -18,31 +18,42 @@ type event struct {
 	eventType string
 	// reason and action as in events.k8s.io/v1: what happened, and what was done.
 	reason, action string
-	// Which pods hear of it, besides the Migration.
-	source, target bool
+	// about says who hears of it.
+	about audience
 }
+
+type audience uint8
+
+const (
+	theMigration audience = 1 << iota
+	theSource
+	theTarget
+
+	thePods  = theSource | theTarget
+	everyone = theMigration | thePods
+)
 
 // The catalogue: one event for each phase that is entered,
 var phaseEvents = map[v1alpha1.MigrationPhase]event{
-	v1alpha1.PhasePending:       {corev1.EventTypeNormal, "Accepted", "Accept", false, false},
-	v1alpha1.PhasePreparing:     {corev1.EventTypeNormal, "Preparing", "Preflight", false, false},
-	v1alpha1.PhasePreCopying:    {corev1.EventTypeNormal, "PreCopying", "PreCopy", true, false},
-	v1alpha1.PhaseSwitchingOver: {corev1.EventTypeNormal, "SwitchingOver", "Switchover", true, true},
-	v1alpha1.PhaseCompleting:    {corev1.EventTypeNormal, "Completing", "Complete", true, true},
-	v1alpha1.PhaseRollingBack:   {corev1.EventTypeWarning, "RollingBack", "RollBack", true, true},
-	v1alpha1.PhaseSucceeded:     {corev1.EventTypeNormal, "Succeeded", "Finish", false, true},
-	v1alpha1.PhaseFailed:        {corev1.EventTypeWarning, "Failed", "Finish", true, false},
-	v1alpha1.PhaseCancelled:     {corev1.EventTypeNormal, "Cancelled", "Finish", true, false},
+	v1alpha1.PhasePending:       {corev1.EventTypeNormal, "Accepted", "Accept", theMigration},
+	v1alpha1.PhasePreparing:     {corev1.EventTypeNormal, "Preparing", "Preflight", theMigration},
+	v1alpha1.PhasePreCopying:    {corev1.EventTypeNormal, "PreCopying", "PreCopy", theMigration | theSource},
+	v1alpha1.PhaseSwitchingOver: {corev1.EventTypeNormal, "SwitchingOver", "Switchover", everyone},
+	v1alpha1.PhaseCompleting:    {corev1.EventTypeNormal, "Completing", "Complete", everyone},
+	v1alpha1.PhaseRollingBack:   {corev1.EventTypeWarning, "RollingBack", "RollBack", everyone},
+	v1alpha1.PhaseSucceeded:     {corev1.EventTypeNormal, "Succeeded", "Finish", theMigration | theTarget},
+	v1alpha1.PhaseFailed:        {corev1.EventTypeWarning, "Failed", "Finish", theMigration | theSource},
+	v1alpha1.PhaseCancelled:     {corev1.EventTypeNormal, "Cancelled", "Finish", theMigration | theSource},
 }
 
-// and one for each key step within a phase.
+// and one for each key step within a phase. Where an agent tells the Migration
+// of a step, only the pods hear of it from here.
 var (
-	targetPodCreated   = event{corev1.EventTypeNormal, "TargetPodCreated", "CreateTarget", false, true}
-	targetPodScheduled = event{corev1.EventTypeNormal, "TargetPodScheduled", "CreateTarget", false, true}
-	targetReady        = event{corev1.EventTypeNormal, "TargetReady", "Park", false, true}
-	converged          = event{corev1.EventTypeNormal, "Converged", "PreCopy", false, false}
-	handedOver         = event{corev1.EventTypeNormal, "HandedOver", "Commit", true, true}
-	handoverTakenBack  = event{corev1.EventTypeWarning, "HandoverTakenBack", "RollBack", true, true}
+	targetPodCreated   = event{corev1.EventTypeNormal, "TargetPodCreated", "CreateTarget", theMigration | theTarget}
+	targetPodScheduled = event{corev1.EventTypeNormal, "TargetPodScheduled", "CreateTarget", theMigration}
+	targetReady        = event{corev1.EventTypeNormal, "TargetReady", "Park", theTarget}
+	handedOver         = event{corev1.EventTypeNormal, "HandedOver", "Commit", thePods}
+	handoverTakenBack  = event{corev1.EventTypeWarning, "HandoverTakenBack", "RollBack", thePods}
 )
 
 // maxNote is the longest note an event takes, in bytes.
@@ -54,11 +65,13 @@ func (r *MigrationReconciler) announce(before, after *v1alpha1.Migration) {
 	say := func(e event, message string) {
 		message = migration.Shorten(message, maxNote)
 		source, target := podOf(after.Namespace, sourceOf(after)), podOf(after.Namespace, targetOf(after))
-		r.Recorder.Eventf(after, related(source), e.eventType, e.reason, e.action, "%s", message)
-		if e.source && source != nil {
+		if e.about&theMigration != 0 {
+			r.Recorder.Eventf(after, related(source), e.eventType, e.reason, e.action, "%s", message)
+		}
+		if e.about&theSource != 0 && source != nil {
 			r.Recorder.Eventf(source, after, e.eventType, e.reason, e.action, "%s", message)
 		}
-		if e.target && target != nil {
+		if e.about&theTarget != 0 && target != nil {
 			r.Recorder.Eventf(target, after, e.eventType, e.reason, e.action, "%s", message)
 		}
 	}
@@ -74,7 +87,6 @@ func (r *MigrationReconciler) announce(before, after *v1alpha1.Migration) {
 		event         event
 	}{
 		{v1alpha1.ConditionTargetReady, targetReady},
-		{v1alpha1.ConditionConverged, converged},
 		{v1alpha1.ConditionHandedOver, handedOver},
 	} {
 		if becameTrue(before, after, step.conditionType) {

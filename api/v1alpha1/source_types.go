@@ -148,7 +148,7 @@ type SourceContainerStatus struct {
 type DumpStatus struct {
 	// startTime of the dump.
 	// +optional
-	StartTime metav1.MicroTime `json:"startTime,omitempty"`
+	StartTime metav1.MicroTime `json:"startTime,omitzero"`
 	// duration of the whole dump.
 	// +optional
 	Duration metav1.Duration `json:"duration,omitempty"`

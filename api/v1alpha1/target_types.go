@@ -85,7 +85,7 @@ type TargetContainerStatus struct {
 type RestoreStatus struct {
 	// startTime of the restore.
 	// +optional
-	StartTime metav1.MicroTime `json:"startTime,omitempty"`
+	StartTime metav1.MicroTime `json:"startTime,omitzero"`
 	// duration until the processes ran.
 	// +optional
 	Duration metav1.Duration `json:"duration,omitempty"`
