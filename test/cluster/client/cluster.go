@@ -1,0 +1,173 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package client is how tests reach the nodes of a cluster: run commands, copy
+// files, import images, collect logs, and break things. Tests run inside the
+// cluster's network namespace (see "cluster exec"), where FromEnvironment finds
+// the cluster.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"godwit.dev/godwit/test/cluster/internal/topology"
+)
+
+const (
+	// EnvDir names the cluster's directory; "cluster exec" sets it.
+	EnvDir = "GODWIT_CLUSTER_DIR"
+	// EnvName is the cluster's name; "cluster exec" sets it.
+	EnvName = "GODWIT_CLUSTER"
+	// EnvTool is the path of the cluster tool; "cluster exec" sets it.
+	EnvTool = "GODWIT_CLUSTER_TOOL"
+
+	// KubeconfigFile, IdentityFile and KnownHostsFile are names in the
+	// cluster's directory; the latter two in its folder ssh.
+	KubeconfigFile = "kubeconfig"
+	IdentityFile   = "id_ed25519"
+	KnownHostsFile = "known_hosts"
+
+	// StorageClass is the class of the shared ReadWriteMany volume.
+	StorageClass = topology.StorageClass
+)
+
+// Dialer connects to an address of the cluster's network.
+type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
+// Option changes how a Cluster is opened.
+type Option func(*Cluster)
+
+// WithDialer connects through d, for a process outside the namespace.
+func WithDialer(d Dialer) Option { return func(c *Cluster) { c.dial = d } }
+
+// Cluster is a running cluster.
+type Cluster struct {
+	dir  string
+	dial Dialer
+	ssh  ssh.ClientConfig
+
+	mu    sync.Mutex
+	nodes map[string]*Node
+}
+
+// Open opens the cluster with that directory. It connects to nothing yet.
+func Open(dir string, options ...Option) (*Cluster, error) {
+	key, err := os.ReadFile(filepath.Join(dir, "ssh", IdentityFile))
+	if err != nil {
+		return nil, fmt.Errorf("open cluster: %w", err)
+	}
+	signer, err := ssh.ParsePrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("open cluster: %w", err)
+	}
+	known, err := knownhosts.New(filepath.Join(dir, "ssh", KnownHostsFile))
+	if err != nil {
+		return nil, fmt.Errorf("open cluster: %w", err)
+	}
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	c := &Cluster{
+		dir:  dir,
+		dial: dialer.DialContext,
+		ssh: ssh.ClientConfig{
+			User:            "root",
+			Auth:            []ssh.AuthMethod{ssh.PublicKeys(signer)},
+			HostKeyCallback: known,
+			// An emulated processor takes its time over the key exchange.
+			Timeout: 30 * time.Second,
+		},
+		nodes: map[string]*Node{},
+	}
+	for _, option := range options {
+		option(c)
+	}
+	for _, n := range topology.Nodes() {
+		c.nodes[n.Name] = &Node{Name: n.Name, IP: n.IP, cluster: c}
+	}
+	return c, nil
+}
+
+// FromEnvironment opens the cluster inside whose namespace this process was
+// started by "cluster exec".
+func FromEnvironment() (*Cluster, error) {
+	dir := os.Getenv(EnvDir)
+	if dir == "" {
+		return nil, fmt.Errorf("%s is not set: run inside the cluster, with \"cluster exec -- COMMAND\"", EnvDir)
+	}
+	return Open(dir)
+}
+
+// Dir is the directory with the cluster's files and logs.
+func (c *Cluster) Dir() string { return c.dir }
+
+// Kubeconfig is the path of the administrator's kubeconfig.
+func (c *Cluster) Kubeconfig() string { return filepath.Join(c.dir, KubeconfigFile) }
+
+// Nodes returns the worker nodes, n1 first.
+func (c *Cluster) Nodes() []*Node {
+	var all []*Node
+	for _, n := range topology.Nodes() {
+		all = append(all, c.nodes[n.Name])
+	}
+	return all
+}
+
+// Node returns the node of that name.
+func (c *Cluster) Node(name string) (*Node, error) {
+	n, ok := c.nodes[name]
+	if !ok {
+		return nil, fmt.Errorf("no node %q: the nodes are n1 and n2", name)
+	}
+	return n, nil
+}
+
+// Close closes the connections to all nodes.
+func (c *Cluster) Close() error {
+	var errs []error
+	for _, n := range c.Nodes() {
+		errs = append(errs, n.disconnect())
+	}
+	return errors.Join(errs...)
+}
+
+// PowerOff kills the node's virtual machine at once, like a power failure.
+func (c *Cluster) PowerOff(ctx context.Context, node string) error {
+	return c.tool(ctx, "power-off", node)
+}
+
+// PowerOn starts the node's virtual machine again and returns when its SSH
+// server answers.
+func (c *Cluster) PowerOn(ctx context.Context, node string) error {
+	return c.tool(ctx, "power-on", node)
+}
+
+// StopNFS kills the server of the shared volume.
+func (c *Cluster) StopNFS(ctx context.Context) error { return c.tool(ctx, "nfs", "stop") }
+
+// StartNFS starts the server of the shared volume and returns when it accepts
+// connections.
+func (c *Cluster) StartNFS(ctx context.Context) error { return c.tool(ctx, "nfs", "start") }
+
+// tool runs the cluster tool on this cluster.
+func (c *Cluster) tool(ctx context.Context, args ...string) error {
+	program := os.Getenv(EnvTool)
+	if program == "" {
+		return fmt.Errorf("%s is not set: run inside the cluster, with \"cluster exec -- COMMAND\"", EnvTool)
+	}
+	args = append(args, "--name", os.Getenv(EnvName))
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cluster %v: %w\n%s", args, err, out)
+	}
+	return nil
+}

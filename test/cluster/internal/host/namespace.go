@@ -1,0 +1,92 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Namespace is a network namespace with a name, as ip-netns(8) keeps them.
+type Namespace string
+
+// Path is the file that keeps the namespace alive.
+func (n Namespace) Path() string { return filepath.Join("/run/netns", string(n)) }
+
+// ConfigDir holds the files that "ip netns exec" mounts over /etc.
+func (n Namespace) ConfigDir() string { return filepath.Join("/etc/netns", string(n)) }
+
+// Exists tells whether the namespace is there.
+func (n Namespace) Exists() bool {
+	_, err := os.Stat(n.Path())
+	return err == nil
+}
+
+// Args is the command that runs args inside the namespace.
+func (n Namespace) Args(args ...string) []string {
+	return append([]string{"ip", "netns", "exec", string(n)}, args...)
+}
+
+// Run runs a command inside the namespace.
+func (n Namespace) Run(ctx context.Context, args ...string) error {
+	return Run(ctx, n.Args(args...)...)
+}
+
+// Processes returns the processes inside the namespace, each as its id and
+// name.
+func (n Namespace) Processes(ctx context.Context) ([]string, error) {
+	out, err := Output(ctx, "ip", "netns", "pids", string(n))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, pid := range strings.Fields(out) {
+		name, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+		if err != nil {
+			continue // It has ended meanwhile.
+		}
+		all = append(all, pid+" "+strings.TrimSpace(string(name)))
+	}
+	return all, nil
+}
+
+// DialContext connects from inside the namespace. It has the shape of
+// net.Dialer.DialContext.
+func (n Namespace) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// The thread changes its namespace: lock it and let it die with this
+		// goroutine, for it must not serve another one. Go creates new threads
+		// from a clean one while this holds.
+		runtime.LockOSThread()
+		f, err := os.Open(n.Path())
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		defer f.Close()
+		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{err: fmt.Errorf("enter %s: %w", n, err)}
+			return
+		}
+		// No name lookup and no second address family: both would use other
+		// goroutines, hence other threads and another namespace.
+		dialer := net.Dialer{FallbackDelay: -1}
+		conn, err := dialer.DialContext(ctx, network, address)
+		done <- result{conn: conn, err: err}
+	}()
+	r := <-done
+	return r.conn, r.err
+}

@@ -1,0 +1,100 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// Packages are the Debian packages that the cluster tool needs on the host. Go
+// is not among them: whoever runs this tool has it.
+var Packages = []string{
+	"ca-certificates",
+	"conntrack",
+	"cpio",
+	"debian-archive-keyring",
+	"debootstrap",
+	"e2fsprogs",
+	"gcc",
+	"iproute2",
+	"iptables",
+	"libc6-dev",
+	"libseccomp-dev",
+	"mount",
+	"nfs-ganesha",
+	"nfs-ganesha-vfs",
+	"nftables",
+	"openssh-client",
+	"pkg-config",
+	"procps",
+	"qemu-system-x86",
+	"qemu-utils",
+	"util-linux",
+	"xz-utils",
+}
+
+// nfsService would be started by its package on a host that runs systemd; ours
+// runs only inside a cluster's namespace.
+const nfsService = "nfs-ganesha.service"
+
+// MissingPackages returns which of Packages are not installed.
+func MissingPackages(ctx context.Context) ([]string, error) {
+	out, err := exec.CommandContext(ctx, "dpkg-query", append([]string{"-W", "-f", "${Package} ${db:Status-Status}\n"}, Packages...)...).Output()
+	// dpkg-query exits with 1 when it does not know one of the packages.
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+		return nil, fmt.Errorf("dpkg-query (the host must be Debian): %w", err)
+	}
+	return missing(Packages, string(out)), nil
+}
+
+// missing returns the wanted packages that the dpkg-query listing does not show
+// as installed.
+func missing(wanted []string, listing string) []string {
+	installed := map[string]bool{}
+	for line := range strings.Lines(listing) {
+		if name, status, ok := strings.Cut(strings.TrimSpace(line), " "); ok && status == "installed" {
+			installed[name] = true
+		}
+	}
+	var names []string
+	for _, name := range wanted {
+		if !installed[name] {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// InstallPackages installs Debian packages, with the package lists fetched
+// before. The output goes to log.
+func InstallPackages(ctx context.Context, log io.Writer, names []string) error {
+	env := []string{"DEBIAN_FRONTEND=noninteractive"}
+	systemd := false
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		systemd = true
+	}
+	if systemd {
+		if err := Run(ctx, "systemctl", "mask", "--runtime", nfsService); err != nil {
+			return err
+		}
+	}
+	err := Command{Args: []string{"apt-get", "update"}, Env: env, Log: log}.Run(ctx)
+	if err == nil {
+		args := append([]string{"apt-get", "install", "-y", "--no-install-recommends"}, names...)
+		err = Command{Args: args, Env: env, Log: log}.Run(ctx)
+	}
+	if systemd {
+		err = errors.Join(err,
+			Run(ctx, "systemctl", "unmask", "--runtime", nfsService),
+			Run(ctx, "systemctl", "disable", nfsService))
+	}
+	return err
+}

@@ -1,0 +1,169 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+
+	"godwit.dev/godwit/test/cluster/internal/host"
+	"godwit.dev/godwit/test/cluster/internal/topology"
+)
+
+// nfsPart is the name of the NFS server's process.
+const nfsPart = "nfs"
+
+func (c *Cluster) volumeMount() string { return c.runDir() + "/volume" }
+
+// createVolume makes and mounts the file system behind the shared volume. It is
+// of limited size, so that a full volume can be tested without filling the
+// host's disk.
+func (c *Cluster) createVolume(ctx context.Context, s *state) error {
+	file := c.path("volume.img")
+	if err := host.Run(ctx, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1", file, fmt.Sprintf("%dG", s.Options.VolumeGiB)); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.volumeMount(), 0o700); err != nil {
+		return err
+	}
+	// The loop device goes away with the mount.
+	return host.Run(ctx, "mount", "-o", "loop,noatime,noinit_itable", file, c.volumeMount())
+}
+
+func (c *Cluster) removeVolume(ctx context.Context) error {
+	mounted, err := mountinfo.Mounted(c.volumeMount())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !mounted {
+		return err
+	}
+	return host.Run(ctx, "umount", c.volumeMount())
+}
+
+// nfsConfig is the NFS server's configuration.
+func (c *Cluster) nfsConfig() []byte {
+	return fmt.Appendf(nil, `NFS_CORE_PARAM {
+	Protocols = 4;
+	Bind_addr = %s;
+	Enable_NLM = false;
+	Enable_RQUOTA = false;
+	# The page cache belongs to the host; descriptors are cheap.
+	Clustered = false;
+}
+NFSV4 {
+	# 2 would offer READ_PLUS, to which this server answers some reads with zeros.
+	Minor_Versions = 1;
+	RecoveryBackend = fs;
+	RecoveryRoot = %s;
+	# After a restart clients must be able to take their locks back before
+	# others get them; they are two and quick.
+	Lease_Lifetime = 20;
+	Grace_Period = 25;
+	Only_Numeric_Owners = true;
+}
+MDCACHE {
+	# One writer per file, but readers on the other node must see it at once.
+	Entries_HWMark = 100000;
+}
+EXPORT {
+	Export_Id = 1;
+	Path = %s;
+	Pseudo = %s;
+	Protocols = 4;
+	Transports = TCP;
+	Access_Type = RW;
+	# Agents write as root; images must stay unreadable for others.
+	Squash = No_Root_Squash;
+	SecType = sys;
+	FSAL { Name = VFS; }
+}
+LOG { Default_Log_Level = EVENT; }
+`, topology.ControlPlaneIP, c.path("nfs-recovery"), c.volumeMount(), topology.NFSExport)
+}
+
+// startNFS starts the NFS server: in user space, so that it needs no kernel
+// module of the host and stays inside the namespace.
+func (c *Cluster) startNFS(s *state) (*host.Process, error) {
+	config := c.path("ganesha.conf")
+	if err := os.MkdirAll(c.path("nfs-recovery"), 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(config, c.nfsConfig(), 0o600); err != nil {
+		return nil, err
+	}
+	return c.start(s, nfsPart, "ganesha.nfsd", "-F", "-f", config, "-L", "STDERR", "-p", c.runDir()+"/ganesha.pid")
+}
+
+// waitNFS waits until the server accepts connections.
+func (c *Cluster) waitNFS(ctx context.Context, p *host.Process) error {
+	return c.await(ctx, nfsPart, p, 60*time.Second, func(ctx context.Context) error {
+		conn, err := c.Namespace().DialContext(ctx, "tcp", topology.ControlPlaneIP+":2049")
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+}
+
+// StopNFS stops the NFS server, as a fault.
+func (c *Cluster) StopNFS(ctx context.Context) error {
+	return c.change(ctx, func(s *state) error {
+		p := s.Processes[nfsPart]
+		if p == nil || !p.Alive() {
+			c.report.Printf("the NFS server is not running")
+			return nil
+		}
+		if err := p.Stop(ctx, syscall.SIGKILL, 10*time.Second); err != nil {
+			return err
+		}
+		delete(s.Processes, nfsPart)
+		return c.saveState(s)
+	})
+}
+
+// StartNFS starts the NFS server again.
+func (c *Cluster) StartNFS(ctx context.Context) error {
+	return c.change(ctx, func(s *state) error {
+		if p := s.Processes[nfsPart]; p != nil && p.Alive() {
+			c.report.Printf("the NFS server is running")
+			return nil
+		}
+		p, err := c.startNFS(s)
+		if err != nil {
+			return err
+		}
+		return c.waitNFS(ctx, p)
+	})
+}
+
+// change runs work on the state of a complete cluster, under the lock.
+func (c *Cluster) change(ctx context.Context, work func(*state) error) error {
+	lock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	s, err := c.loadState()
+	if err != nil {
+		return err
+	}
+	if !s.Ready {
+		return fmt.Errorf("%w: the start of %s did not end well", ErrNotRunning, c.Name)
+	}
+	return work(s)
+}
+
+// loopDevices returns the loop devices that still use the volume's file.
+func (c *Cluster) loopDevices(ctx context.Context) ([]string, error) {
+	out, err := host.Output(ctx, "losetup", "-n", "-O", "NAME", "-j", c.path("volume.img"))
+	return strings.Fields(out), err
+}

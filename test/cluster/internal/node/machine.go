@@ -1,0 +1,70 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package node says how a worker node is run: its virtual machine's arguments
+// and the files that make it this node. It starts nothing.
+package node
+
+import (
+	"fmt"
+
+	"godwit.dev/godwit/test/cluster/internal/image"
+	"godwit.dev/godwit/test/cluster/internal/topology"
+)
+
+// Machine describes one virtual machine.
+type Machine struct {
+	// Node is whom it is.
+	Node topology.Node
+	// Image is what it boots from; Disk is its own overlay on the image's disk
+	// and Seed the archive with its own files.
+	Image      image.Image
+	Disk, Seed string
+	// Console is the file that receives its serial console.
+	Console string
+	// Monitor is the path of QEMU's control socket.
+	Monitor string
+	// KVM chooses the hardware accelerator over the emulator.
+	KVM bool
+	// MemoryMiB and CPUs size it.
+	MemoryMiB, CPUs int
+}
+
+// kernelArgs of a node. Mitigations protect nothing here and cost an emulated
+// processor a lot; the card keeps its name so that nothing has to look for it.
+const kernelArgs = "console=ttyS0 quiet loglevel=4 net.ifnames=0 mitigations=off audit=0 nowatchdog " +
+	"systemd.show_status=false systemd.unified_cgroup_hierarchy=1 rd.udev.log_level=3"
+
+// Accelerator returns the arguments that choose it.
+func Accelerator(kvm bool) []string {
+	if kvm {
+		return []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
+}
+
+// Args is the command that runs the machine, to be started inside the
+// cluster's namespace.
+func (m Machine) Args() []string {
+	args := []string{"qemu-system-x86_64", "-name", m.Node.Name, "-machine", "q35,usb=off,vmport=off,smbus=off"}
+	args = append(args, Accelerator(m.KVM)...)
+	return append(args,
+		"-smp", fmt.Sprint(m.CPUs), "-m", fmt.Sprint(m.MemoryMiB),
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-chardev", "file,id=console,append=on,path="+m.Console, "-serial", "chardev:console",
+		"-qmp", "unix:"+m.Monitor+",server=on,wait=off",
+		"-kernel", m.Image.Kernel, "-initrd", m.Image.InitRD, "-append", kernelArgs,
+		// The guest's flushes are not passed on: the host's page cache outlives
+		// the machine, which is ended through the monitor so that the overlay's
+		// tables get there too.
+		"-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file="+m.Disk,
+		"-device", "virtio-blk-pci,drive=disk",
+		"-drive", "if=none,id=seed,format=raw,readonly=on,file="+m.Seed,
+		"-device", "virtio-blk-pci,drive=seed",
+		"-netdev", "tap,id=net,script=no,downscript=no,ifname="+m.Node.Tap,
+		"-device", "virtio-net-pci,netdev=net,romfile=,mac="+m.Node.MAC,
+		"-device", "virtio-rng-pci",
+		// The guest's clock starts at the host's and advances with it.
+		"-rtc", "base=utc,clock=host",
+	)
+}
