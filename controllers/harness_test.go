@@ -6,6 +6,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +39,9 @@ type fixture struct {
 	registry *prometheus.Registry
 	// stop ends the running controller.
 	stop func()
+	// beforeStatus, when set, is called with each status that the controller is
+	// about to write.
+	beforeStatus func(*v1alpha1.Migration)
 }
 
 // shiftedClock is the real clock, moved forward.
@@ -94,7 +98,7 @@ func (f *fixture) start() {
 	metrics, err := NewMetrics(f.registry)
 	f.must(err, "metrics")
 	f.must((&MigrationReconciler{
-		Client:                  guard{Client: mgr.GetClient(), t: f.T},
+		Client:                  guard{Client: mgr.GetClient(), f: f},
 		APIReader:               mgr.GetAPIReader(),
 		Recorder:                mgr.GetEventRecorder(v1alpha1.FieldManagerController),
 		Clock:                   f.clock,
@@ -115,32 +119,42 @@ func (f *fixture) start() {
 	f.Cleanup(f.stop)
 }
 
-// guard watches over every deletion that the controller asks for: no test may
-// see the source deleted before the commit, or the target before the abort.
+// guard watches over every deletion that the controller asks for: at that very
+// moment, some Migration must have committed and confirmed away its source, or
+// aborted and so given up its target.
 type guard struct {
 	client.Client
-	t *testing.T
+	f *fixture
+}
+
+func (g guard) Status() client.SubResourceWriter {
+	return statusGuard{SubResourceWriter: g.Client.Status(), f: g.f}
+}
+
+type statusGuard struct {
+	client.SubResourceWriter
+	f *fixture
+}
+
+func (g statusGuard) Patch(ctx context.Context, o client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+	if g.f.beforeStatus != nil {
+		g.f.beforeStatus(o.(*v1alpha1.Migration))
+	}
+	return g.SubResourceWriter.Patch(ctx, o, patch, opts...)
 }
 
 func (g guard) Delete(ctx context.Context, o client.Object, opts ...client.DeleteOption) error {
 	if pod, ok := o.(*corev1.Pod); ok {
 		options := (&client.DeleteOptions{}).ApplyOptions(opts)
 		if options.Preconditions == nil || options.Preconditions.UID == nil || *options.Preconditions.UID != pod.UID {
-			g.t.Errorf("pod %s is deleted without its UID as precondition", pod.Name)
+			g.f.Errorf("pod %s is deleted without its UID as precondition", pod.Name)
 		}
 		var list v1alpha1.MigrationList
 		if err := testClient.List(ctx, &list, client.InNamespace(pod.Namespace)); err != nil {
 			return err
 		}
-		for i := range list.Items {
-			s := &list.Items[i].Status
-			committed := s.Handover != nil && s.Handover.State == v1alpha1.HandoverCommitted
-			if s.Source != nil && s.Source.PodUID == pod.UID && !(committed && s.Phase == v1alpha1.PhaseCompleting) {
-				g.t.Errorf("the source pod %s is deleted in phase %s with handover %+v", pod.Name, s.Phase, s.Handover)
-			}
-			if s.Target != nil && s.Target.PodUID == pod.UID && (s.Handover == nil || s.Handover.State != v1alpha1.HandoverAborted) {
-				g.t.Errorf("the target pod %s is deleted in phase %s with handover %+v", pod.Name, s.Phase, s.Handover)
-			}
+		if !slices.ContainsFunc(list.Items, func(m v1alpha1.Migration) bool { return mayDeleteSource(&m, pod) || mayDeleteTarget(&m, pod) }) {
+			g.f.Errorf("pod %s is deleted, and no Migration's register allows it", pod.Name)
 		}
 	}
 	return g.Client.Delete(ctx, o, opts...)

@@ -221,3 +221,31 @@ func (f *fixture) toSucceeded(name string) *v1alpha1.Migration {
 	f.sourceReports(name, r)
 	return f.awaitPhase(name, v1alpha1.PhaseSucceeded)
 }
+
+// rollsBack plays a rollback to its end: the source agent lets the pod go on
+// and cleans up, kubelet ends the target.
+func (f *fixture) rollsBack(name string, report v1alpha1.SourceReport) {
+	f.Helper()
+	m := f.awaitPhase(name, v1alpha1.PhaseRollingBack)
+	if m.Status.Handover == nil || m.Status.Handover.State != v1alpha1.HandoverAborted {
+		f.Fatalf("rolling back without an abort: %+v", m.Status)
+	}
+	if t := m.Status.Target; t != nil && t.PodUID != "" {
+		f.until("the target pod's deletion", func() bool {
+			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: f.ns, Name: t.PodName}}
+			return f.gone(pod) || pod.DeletionTimestamp != nil || pod.UID != t.PodUID
+		}, func() string { return "" })
+		f.kubeletRemoves(t.PodRef)
+	}
+	report.State, report.ResumedAt = v1alpha1.SourceCleaned, at(20)
+	f.sourceReports(name, report)
+}
+
+// sourceGoesOn checks that the source pod is as it was.
+func (f *fixture) sourceGoesOn(pod *corev1.Pod) {
+	f.Helper()
+	got := f.pod(pod.Name)
+	if got.UID != pod.UID || got.DeletionTimestamp != nil || got.Status.Phase != corev1.PodRunning {
+		f.Errorf("the source pod is no longer what it was: %+v", got)
+	}
+}
