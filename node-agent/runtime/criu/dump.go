@@ -158,9 +158,13 @@ func (r *Runtime) readRuncFlags() (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseFlags(string(out)), nil
+}
+
+func parseFlags(help string) map[string]bool {
 	flags := map[string]bool{}
-	for _, m := range flagName.FindAllStringSubmatch(string(out), -1) {
+	for _, m := range flagName.FindAllStringSubmatch(help, -1) {
 		flags[m[1]] = true
 	}
-	return flags, nil
+	return flags
 }

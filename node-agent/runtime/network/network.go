@@ -33,26 +33,38 @@ const tableName = "godwit"
 // accept a packet or answer it.
 const priority nftables.ChainPriority = -400
 
+// Options configure an Isolator.
+type Options struct {
+	// InitPID is a process in the node's own network namespace, which is never
+	// cut off. Default 1; the agent's pod has hostPID.
+	InitPID int
+}
+
 // Isolator implements runtime.Isolator.
-type Isolator struct{}
+type Isolator struct{ o Options }
 
 var _ runtime.Isolator = Isolator{}
 
 // New returns an Isolator.
-func New() Isolator { return Isolator{} }
+func New(o Options) Isolator {
+	if o.InitPID == 0 {
+		o.InitPID = 1
+	}
+	return Isolator{o}
+}
 
 // Isolate drops everything that enters or leaves the pod other than by its
 // loopback interface. The rules are replaced in one transaction.
-func (Isolator) Isolate(_ context.Context, c runtime.Container) error {
-	return inNamespace(c, func(conn *nftables.Conn) error {
+func (i Isolator) Isolate(_ context.Context, c runtime.Container) error {
+	return i.inNamespace(c, func(conn *nftables.Conn) error {
 		replaceTable(conn)
 		return conn.Flush()
 	})
 }
 
 // Connect removes the rules.
-func (Isolator) Connect(_ context.Context, c runtime.Container) error {
-	return inNamespace(c, func(conn *nftables.Conn) error {
+func (i Isolator) Connect(_ context.Context, c runtime.Container) error {
+	return i.inNamespace(c, func(conn *nftables.Conn) error {
 		// Adding first makes the deletion of a table that is not there succeed.
 		conn.DelTable(conn.AddTable(table()))
 		return conn.Flush()
@@ -62,7 +74,7 @@ func (Isolator) Connect(_ context.Context, c runtime.Container) error {
 // inNamespace talks to the nftables of the pod's network namespace. A container
 // whose process is gone has its namespace held by the pod's sandbox only, which
 // is about to go too.
-func inNamespace(c runtime.Container, fn func(*nftables.Conn) error) error {
+func (i Isolator) inNamespace(c runtime.Container, fn func(*nftables.Conn) error) error {
 	if c.PID <= 1 {
 		return fmt.Errorf("%w: %s has no process", runtime.ErrNotFound, c.ID)
 	}
@@ -74,7 +86,7 @@ func inNamespace(c runtime.Container, fn func(*nftables.Conn) error) error {
 		return err
 	}
 	defer ns.Close()
-	if err := refuseHostNetwork(ns); err != nil {
+	if err := i.refuseHostNetwork(ns); err != nil {
 		return fmt.Errorf("isolate %s: %w", c.ID, err)
 	}
 	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
@@ -90,12 +102,12 @@ func inNamespace(c runtime.Container, fn func(*nftables.Conn) error) error {
 // errHostNetwork: cutting off the node is never right.
 var errHostNetwork = errors.New("the pod uses the node's network")
 
-func refuseHostNetwork(ns *os.File) error {
+func (i Isolator) refuseHostNetwork(ns *os.File) error {
 	var pod, node unix.Stat_t
 	if err := unix.Fstat(int(ns.Fd()), &pod); err != nil {
 		return err
 	}
-	if err := unix.Stat("/proc/1/ns/net", &node); err != nil {
+	if err := unix.Stat("/proc/"+strconv.Itoa(i.o.InitPID)+"/ns/net", &node); err != nil {
 		return err
 	}
 	if pod.Ino == node.Ino && pod.Dev == node.Dev {

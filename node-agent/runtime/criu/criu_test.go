@@ -1,0 +1,225 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package criu
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/checkpoint-restore/go-criu/v7/rpc"
+
+	"godwit.dev/godwit/node-agent/runtime"
+	"godwit.dev/godwit/node-agent/runtime/host"
+)
+
+func TestDumpArgs(t *testing.T) {
+	r := New(Options{})
+	c := runtime.Container{ID: "abc"}
+	base := []string{
+		"runc", "--root", "/run/containerd/runc/k8s.io", "checkpoint",
+		"--image-path", "/vol/m/final", "--work-path", "/run/w",
+		"--leave-running", "--file-locks", "--tcp-established",
+	}
+	o := runtime.DumpOptions{ImageDir: "/vol/m/final", WorkDir: "/run/w"}
+	chained := o
+	chained.Parent = "../round-002"
+	for _, k := range []struct {
+		name  string
+		o     runtime.DumpOptions
+		flags map[string]bool
+		want  []string
+	}{
+		{"full, old runc", o, nil, append(slices.Clone(base), "abc")},
+		{"chained", chained, nil, append(slices.Clone(base), "--parent-path", "../round-002", "abc")},
+		{"recent runc", chained, map[string]bool{"tcp-skip-in-flight": true, "link-remap": true},
+			append(slices.Clone(base), "--parent-path", "../round-002", "--tcp-skip-in-flight", "abc")},
+	} {
+		if got := r.dumpArgs(c, k.o, k.flags); !slices.Equal(got, k.want) {
+			t.Errorf("%s:\n got %q\nwant %q", k.name, got, k.want)
+		}
+	}
+}
+
+func TestDumpConfig(t *testing.T) {
+	r := New(Options{GhostLimit: 1 << 20})
+	const base = "network-lock skip\nghost-limit 1048576\ntimeout 10\n"
+	for _, k := range []struct {
+		o    runtime.DumpOptions
+		want string
+	}{
+		{runtime.DumpOptions{}, base},
+		{runtime.DumpOptions{Track: true}, base + "track-mem\n"},
+		{runtime.DumpOptions{Track: true, Parent: "../a"}, base},
+		{runtime.DumpOptions{Parent: "../a"}, base},
+	} {
+		if got := r.dumpConfig(k.o); got != k.want {
+			t.Errorf("%+v: %q, want %q", k.o, got, k.want)
+		}
+	}
+}
+
+func TestPredumpOptions(t *testing.T) {
+	r := New(Options{})
+	c := runtime.Container{ID: "abc", PID: 77}
+	d := dirs{images: os.Stdin, work: os.Stdout}
+	o := r.predumpOptions(c, runtime.DumpOptions{}, d)
+	if o.GetPid() != 77 || !o.GetTrackMem() || o.ParentImg != nil || o.FreezeCgroup != nil ||
+		o.GetPreDumpMode() != rpc.CriuPreDumpMode_VM_READ || o.GetImagesDirFd() != int32(os.Stdin.Fd()) || o.GetWorkDirFd() != int32(os.Stdout.Fd()) {
+		t.Errorf("got %v", o)
+	}
+	r.setSplice("abc", true)
+	o = r.predumpOptions(c, runtime.DumpOptions{Parent: "../round-001"}, d)
+	if o.GetParentImg() != "../round-001" || o.GetPreDumpMode() != rpc.CriuPreDumpMode_SPLICE {
+		t.Errorf("got %v", o)
+	}
+	r.setSplice("abc", false)
+	if r.useSplice("abc") {
+		t.Error("mode SPLICE stays")
+	}
+}
+
+func TestRuncFlags(t *testing.T) {
+	help := "USAGE:\n   runc checkpoint [command options] <container-id>\n\nOPTIONS:\n" +
+		"   --image-path value             path for saving criu image files\n   --tcp-skip-in-flight           skip\n"
+	flags := parseFlags(help)
+	if !flags["tcp-skip-in-flight"] || !flags["image-path"] || len(flags) != 2 {
+		t.Errorf("got %v", flags)
+	}
+}
+
+func TestCgroupDir(t *testing.T) {
+	for in, want := range map[string]string{
+		"/kubepods/burstable/podx/abc": "/sys/fs/cgroup/kubepods/burstable/podx/abc",
+		"kubepods-burstable-podx_y.slice:cri-containerd:abc": "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/" +
+			"kubepods-burstable-podx_y.slice/cri-containerd-abc.scope",
+		"system.slice:runc:abc": "/sys/fs/cgroup/system.slice/runc-abc.scope",
+		":runc:abc":             "/sys/fs/cgroup/system.slice/runc-abc.scope",
+		"-.slice:runc:abc":      "/sys/fs/cgroup/runc-abc.scope",
+		"/../../etc":            "/sys/fs/cgroup/etc",
+	} {
+		if got, err := cgroupDir(in); err != nil || got != want {
+			t.Errorf("%q: %q, %v, want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "a", "a:b", "a:b:c", "a.slice:b:", "a--b.slice:b:c", "a.slice:../b:c", "a.slice:b:c:d"} {
+		if got, err := cgroupDir(in); err == nil {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+func TestContainerID(t *testing.T) {
+	for id, want := range map[string]bool{
+		"abc": true, strings.Repeat("0a", 32): true, "a-b_c.d": true,
+		"": false, ".": false, "..": false, "../x": false, "a/b": false, "-x": false, "a..b": false, "--force": false, "a\nb": false,
+	} {
+		if got := containerID.MatchString(id); got != want {
+			t.Errorf("%q: %t", id, got)
+		}
+	}
+}
+
+func TestCheckParent(t *testing.T) {
+	h, err := host.New(host.Options{InitPID: os.Getpid(), CgroupName: "godwit-test"})
+	if err != nil {
+		t.Skipf("no node to work on: %v", err)
+	}
+	defer h.Close()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "empty"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "good"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "good/inventory.img"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for parent, ok := range map[string]bool{
+		"": true, "../good": true, "../empty": false, "../none": false, "good": false, "..": false, "../": false, "../..": false,
+		"../../x": false, filepath.Join(dir, "good"): false, "../good/..": false, "../../" + filepath.Base(dir) + "/good": false,
+	} {
+		err := checkParent(h, runtime.DumpOptions{ImageDir: filepath.Join(dir, "new"), WorkDir: "/w", Parent: parent})
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrImageDir) {
+			t.Errorf("%q: %v", parent, err)
+		}
+	}
+	if err := checkParent(h, runtime.DumpOptions{ImageDir: "relative", WorkDir: "/w"}); !errors.Is(err, ErrImageDir) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFailures(t *testing.T) {
+	r := New(Options{})
+	c := runtime.Container{ID: "abc"}
+	work := t.TempDir()
+	dir, err := os.Open(work)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	log := "(00.1) fine\n(00.2) Error (criu/page-xfer.c:9): Unable to write: No space left on device\n(00.3) after\n"
+	if err := os.WriteFile(filepath.Join(work, "x.log"), []byte(log), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, cause := range []error{errors.New("criu failed"), &host.ExitError{Args: []string{"runc", "checkpoint"}, Code: 1}} {
+		err := r.failed("dump", c, t.Context(), cause, dir, "x.log")
+		if !errors.Is(err, runtime.ErrChainBroken) || !errors.Is(err, runtime.ErrNoSpace) || !errors.Is(err, cause) {
+			t.Errorf("got %v", err)
+		}
+		if !strings.Contains(err.Error(), "page-xfer.c:9") || len(LogLines(err)) != 2 {
+			t.Errorf("the log is lost: %v", err)
+		}
+	}
+	if err := r.failed("dump", c, t.Context(), errors.New("x"), dir, "none.log"); errors.Is(err, runtime.ErrNoSpace) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestProbeParsers(t *testing.T) {
+	for _, k := range []struct{ form, text, want string }{
+		{"criu", "Version: 4.1.1\n", "4.1.1"},
+		{"runc", "runc version 1.5.2\ncommit: x\n", "1.5.2"},
+		{"containerd", "containerd github.com/containerd/containerd/v2 v2.4.2 abcdef\n", "2.4.2"},
+		{"containerd", "containerd containerd.io 1.7.27 05044ec\n", "1.7.27"},
+	} {
+		form := map[string]interface{ FindStringSubmatch(string) []string }{
+			"criu": criuVersion, "runc": runcVersion, "containerd": containerdVersion,
+		}[k.form]
+		if m := form.FindStringSubmatch(k.text); m == nil || m[1] != k.want {
+			t.Errorf("%q: %v", k.text, m)
+		}
+	}
+	x86 := "processor\t: 0\nflags\t\t: fpu xsave avx avx\nbugs\t\t: x\n\nprocessor\t: 1\nflags\t\t: other\n"
+	if got := cpuFeatures([]byte(x86)); !slices.Equal(got, []string{"avx", "fpu", "xsave"}) {
+		t.Errorf("got %v", got)
+	}
+	if got := cpuFeatures([]byte("Features\t: asimd fp\n")); !slices.Equal(got, []string{"asimd", "fp"}) {
+		t.Errorf("got %v", got)
+	}
+	err := &host.ExitError{Args: []string{"criu", "check"}, Code: 1, Stderr: "Warn  (x): maybe\nError (criu/cr-check.c:1): no\n"}
+	if got := checkError(err); got != "Error (criu/cr-check.c:1): no" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestXSaveSize(t *testing.T) {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	features := cpuFeatures(info)
+	size := xsaveSize(features)
+	// 512 bytes of the legacy area and the 64 of the header are always there.
+	if slices.Contains(features, "xsave") != (size >= 576) || size > 64<<10 {
+		t.Errorf("size %d", size)
+	}
+	if xsaveSize([]string{"fpu"}) != 0 {
+		t.Error("a size without XSAVE")
+	}
+}
