@@ -20,7 +20,7 @@ if [ ! -x "$dir/$name" ]; then
 	trap 'rm -rf "$scratch"' EXIT
 	# Outside of the module: its go.mod says nothing about tools. The
 	# compiler's output appears under its name once it is complete.
-	(cd / && GOBIN=$scratch GOFLAGS= go install -trimpath "$package@$version") >&2
+	(cd / && GOBIN=$scratch GOFLAGS="" go install -trimpath "$package@$version") >&2
 	mv "$scratch/$name" "$dir/$name"
 fi
 echo "$dir/$name"

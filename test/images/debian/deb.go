@@ -7,6 +7,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/exec"
@@ -42,7 +43,7 @@ func readTar(r io.Reader, visit func(*tar.Header, io.Reader) error) error {
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			// Padding after the end marker has to be drained too.
 			_, err = io.Copy(io.Discard, r)
 			return err

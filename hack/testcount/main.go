@@ -1,0 +1,98 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command testcount adds up the results in files of “go test -json” and prints
+// them as one line. Its exit status is 1 when a test failed, or when there were
+// none at all.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	var c counts
+	for _, name := range os.Args[1:] {
+		if err := c.addFile(name); err != nil {
+			fmt.Fprintln(os.Stderr, "testcount:", err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println(c)
+	if c.failed > 0 || c.passed == 0 {
+		os.Exit(1)
+	}
+}
+
+// counts are numbers of tests, subtests included. A package that fails without
+// one of its tests failing, because it does not compile for instance, is one
+// failure.
+type counts struct {
+	passed, failed, skipped int
+}
+
+// String is the form of the closing line.
+func (c counts) String() string {
+	s := fmt.Sprintf("%d passed, %d failed", c.passed, c.failed)
+	if c.skipped > 0 {
+		s += fmt.Sprintf(", %d skipped", c.skipped)
+	}
+	return s
+}
+
+func (c *counts) addFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := c.add(f); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// event is the part of a test2json event that counts.
+type event struct {
+	Action, Package, Test string
+}
+
+func (c *counts) add(r io.Reader) error {
+	blamed := make(map[string]bool)
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 && line[0] == '{' {
+			var e event
+			// A line that is not an event is output of the build.
+			if json.Unmarshal(line, &e) == nil {
+				c.count(e, blamed)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// count adds one event; blamed remembers the packages with a failed test.
+func (c *counts) count(e event, blamed map[string]bool) {
+	switch {
+	case e.Action == "fail" && (e.Test != "" || !blamed[e.Package]):
+		c.failed++
+		blamed[e.Package] = true
+	case e.Test == "":
+	case e.Action == "pass":
+		c.passed++
+	case e.Action == "skip":
+		c.skipped++
+	}
+}
