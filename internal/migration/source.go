@@ -83,7 +83,7 @@ func DecideSource(o SourceObservation) SourceAction {
 		return SourceClean
 
 	case v1alpha1.HandoverCommitted:
-		confirmed := o.Phase == v1alpha1.PhaseCompleting || o.Phase == v1alpha1.PhaseSucceeded
+		confirmed := o.Phase == v1alpha1.PhaseCompleting || Finished(o.Phase)
 		switch {
 		case !confirmed || state == v1alpha1.SourceCleaned:
 			return SourceIdle

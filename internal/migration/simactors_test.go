@@ -1,0 +1,310 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// actor is the controller or an agent: a process that can crash at any point,
+// and keeps nothing but how far it has read.
+type actor struct {
+	name string
+	// seen is the newest version it has read or written: nobody reads
+	// backwards.
+	seen int
+	// plan are the steps it has decided on and not yet made.
+	plan []func()
+	// look reads the world and returns what to do.
+	look func() []func()
+}
+
+func (a *actor) step(w *world) {
+	if len(a.plan) == 0 {
+		a.plan = a.look()
+		return
+	}
+	next := a.plan[0]
+	a.plan = a.plan[1:]
+	next()
+	w.check()
+}
+
+func (a *actor) crash() { a.plan = nil }
+
+// read returns a version of the Migration, not older than what was seen.
+func (a *actor) read(w *world) (*v1alpha1.Migration, int) {
+	newest := len(w.versions) - 1
+	if a.seen < newest && w.pick(4) > 0 {
+		a.seen += 1 + w.pick(newest-a.seen)
+	}
+	return w.versions[a.seen], a.seen
+}
+
+func (a *actor) wrote(w *world) { a.seen = len(w.versions) - 1 }
+
+func (w *world) controller() *actor {
+	a := &actor{name: "controller"}
+	a.look = func() []func() {
+		m, version := a.read(w)
+		if Finished(m.Status.Phase) {
+			return nil
+		}
+		o := Observation{Now: w.now, Migration: m, Source: w.source.facts("", "n1"), Target: w.target.facts(recordedTarget(m), "n2")}
+		d := w.deciders.controller(o)
+		w.log("controller at v%d: %s %s %s", version, d.Action, d.Phase, d.Message)
+		var steps []func()
+		switch d.Action {
+		case CreateTarget:
+			steps = append(steps, func() {
+				live := w.latest()
+				if live.Status.Handover == nil && live.Status.Phase == v1alpha1.PhasePreCopying && !w.target.exists {
+					w.created++
+					w.target = simPod{uid: types.UID(fmt.Sprint("target-", w.created)), exists: true}
+				}
+			})
+		case DeleteSource:
+			steps = append(steps, func() {
+				if handover(w.latest()) == v1alpha1.HandoverCommitted {
+					w.source.deleting = true
+				}
+			})
+		case DeleteTarget:
+			steps = append(steps, func() {
+				if handover(w.latest()) == v1alpha1.HandoverAborted {
+					w.target.deleting = true
+				}
+			})
+		}
+		return append(steps, func() {
+			if w.write(version, func(s *v1alpha1.MigrationStatus) { w.project(s, d) }) {
+				a.wrote(w)
+			}
+		})
+	}
+	return a
+}
+
+func recordedTarget(m *v1alpha1.Migration) types.UID {
+	if m.Status.Target == nil {
+		return ""
+	}
+	return m.Status.Target.PodUID
+}
+
+// project is what the controller stores.
+func (w *world) project(s *v1alpha1.MigrationStatus, d Decision) {
+	if s.Source == nil {
+		s.Source = &v1alpha1.SourceStatus{PodRef: v1alpha1.PodRef{PodUID: w.source.uid, NodeName: "n1"}}
+	}
+	if w.target.exists {
+		if s.Target == nil {
+			s.Target = &v1alpha1.TargetStatus{}
+		}
+		if s.Target.PodUID == "" {
+			s.Target.PodRef = v1alpha1.PodRef{PodUID: w.target.uid, NodeName: "n2"}
+		}
+	}
+	if d.Failure != nil {
+		s.Failure = d.Failure
+	}
+	if d.Phase != "" {
+		s.Phase = d.Phase
+	}
+	if d.Action == Abort {
+		s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "controller", Reason: d.Failure.Reason}
+	}
+}
+
+func (w *world) sourceAgent() *actor {
+	a := &actor{name: "source"}
+	report := func(change func(*v1alpha1.SourceReport)) func() {
+		return func() {
+			w.write(-1, func(s *v1alpha1.MigrationStatus) {
+				if s.Source != nil {
+					change(&s.Source.SourceReport)
+				}
+			})
+			a.wrote(w)
+		}
+	}
+	state := func(v v1alpha1.SourceState) func() {
+		return report(func(r *v1alpha1.SourceReport) { r.State = v })
+	}
+	a.look = func() []func() {
+		m, version := a.read(w)
+		s := m.Status.Source
+		if s == nil {
+			return nil
+		}
+		o := SourceObservation{Phase: m.Status.Phase, Handover: handover(m), Report: s.SourceReport, MaxRounds: 3,
+			SwitchoverTimeout: time.Minute, DirtyTracking: true, PodGone: !w.source.exists, Frozen: w.sourceTasks == frozen,
+			Refresh: w.pick(4) == 0, Verdict: v1alpha1.VerdictSwitch}
+		if s.FrozenAt != nil {
+			o.FrozenFor = w.now.Sub(s.FrozenAt.Time)
+		}
+		action := w.deciders.source(o)
+		w.log("source at v%d: %s (%s, tasks %s)", version, action, s.State, w.sourceTasks)
+		switch action {
+		case SourcePreflight:
+			return []func(){state(v1alpha1.SourceChecked)}
+		case SourceRound:
+			return []func(){report(func(r *v1alpha1.SourceReport) {
+				n := rounds(SourceObservation{Report: *r}) + 1
+				r.Round, r.State = &n, v1alpha1.SourcePreCopying
+				if n >= 2 {
+					r.State = v1alpha1.SourceConverged
+				}
+			})}
+		case SourceConverge:
+			return []func(){state(v1alpha1.SourceConverged)}
+		case SourceSwitchover:
+			at := metav1.NewMicroTime(w.now)
+			if w.pick(12) == 0 {
+				return []func(){func() { w.freeze() }, report(func(r *v1alpha1.SourceReport) {
+					r.State, r.FrozenAt, r.Failure = v1alpha1.SourceFrozen, &at, &v1alpha1.Failure{Reason: v1alpha1.ReasonFinalDumpFailed}
+				})}
+			}
+			return []func(){
+				func() { w.freeze() },
+				report(func(r *v1alpha1.SourceReport) { r.State, r.FrozenAt = v1alpha1.SourceFrozen, &at }),
+				func() { w.dumped = w.dumped || w.sourceTasks == frozen },
+				report(func(r *v1alpha1.SourceReport) { r.State, r.ManifestDigest = v1alpha1.SourceDumped, "digest" }),
+			}
+		case SourceAbort:
+			return []func(){func() {
+				if w.latest().Status.Handover == nil {
+					w.write(-1, func(s *v1alpha1.MigrationStatus) {
+						s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "source", Reason: v1alpha1.ReasonSwitchoverTimeout}
+					})
+				}
+				a.wrote(w)
+			}}
+		case SourceResume:
+			return []func(){func() { w.thaw() }, state(v1alpha1.SourceResumed)}
+		case SourceKill:
+			return []func(){func() { w.sourceTasks = dead }, state(v1alpha1.SourceKilled)}
+		case SourceClean:
+			return []func(){func() { w.imagesGone = true }, state(v1alpha1.SourceCleaned)}
+		}
+		return nil
+	}
+	return a
+}
+
+func (w *world) freeze() {
+	if w.sourceTasks == running {
+		w.sourceTasks = frozen
+	}
+}
+
+func (w *world) thaw() {
+	if w.sourceTasks == frozen {
+		w.sourceTasks = running
+	}
+}
+
+func (w *world) targetAgent() *actor {
+	a := &actor{name: "target"}
+	state := func(v v1alpha1.TargetState) func() {
+		return func() {
+			w.write(-1, func(s *v1alpha1.MigrationStatus) {
+				if s.Target != nil {
+					s.Target.State = v
+				}
+			})
+			a.wrote(w)
+		}
+	}
+	a.look = func() []func() {
+		m, version := a.read(w)
+		s, t := m.Status.Source, m.Status.Target
+		if s == nil || t == nil || t.PodUID == "" {
+			return nil
+		}
+		parked := w.parked && t.PodUID == w.target.uid
+		committed := handover(m) == v1alpha1.HandoverCommitted
+		lost := committed && !parked && w.tree == noRestore
+		o := TargetObservation{Phase: m.Status.Phase, Handover: handover(m), SourceState: s.State, SourceRounds: rounds(SourceObservation{Report: s.SourceReport}),
+			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
+			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: w.tree == noRestore || w.tree == allCleaned,
+			VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
+		action := w.deciders.target(o)
+		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
+		switch action {
+		case TargetVerifyRound:
+			return []func(){func() {
+				w.write(-1, func(s *v1alpha1.MigrationStatus) { s.Target.VerifiedRounds++ })
+				a.wrote(w)
+			}}
+		case TargetOpenGate:
+			return []func(){func() { w.openGate() }, state(v1alpha1.TargetReleased)}
+		case TargetReport:
+			switch {
+			case w.tree == restored:
+				return []func(){state(v1alpha1.TargetRestored)}
+			case w.parked:
+				return []func(){state(v1alpha1.TargetParked)}
+			}
+			return []func(){state(v1alpha1.TargetGated)}
+		case TargetGiveBack:
+			return []func(){func() { w.parked = false }, func() {
+				w.write(-1, func(s *v1alpha1.MigrationStatus) {
+					s.Target.State, s.Target.Failure = v1alpha1.TargetFailed, &v1alpha1.Failure{Reason: v1alpha1.ReasonParkTimeout}
+				})
+				a.wrote(w)
+			}}
+		case TargetCommit:
+			return []func(){func() {
+				live := &w.latest().Status
+				if live.Handover == nil && live.Phase == v1alpha1.PhaseSwitchingOver && live.Source.ManifestDigest == "digest" {
+					w.write(-1, func(s *v1alpha1.MigrationStatus) {
+						s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverCommitted, By: "target", ManifestDigest: "digest"}
+					})
+				}
+				a.wrote(w)
+			}}
+		case TargetRestore:
+			return []func(){func() { w.startRestore() }}
+		case TargetDiscard:
+			return []func(){func() {
+				if w.tree == leftovers {
+					w.tree = allCleaned
+				}
+			}}
+		case TargetTakeBack:
+			return []func(){func() {
+				if handover(w.latest()) == v1alpha1.HandoverCommitted {
+					w.write(-1, func(s *v1alpha1.MigrationStatus) {
+						s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "target", Reason: v1alpha1.ReasonRestoreFailed}
+						s.Target.State = v1alpha1.TargetReverted
+					})
+				}
+				a.wrote(w)
+			}}
+		case TargetClean:
+			return []func(){func() { w.parked = false }, state(v1alpha1.TargetCleaned)}
+		}
+		return nil
+	}
+	return a
+}
+
+func (w *world) openGate() {
+	if w.gate {
+		w.gate, w.gateOpened = false, true
+	}
+}
+
+func (w *world) startRestore() {
+	if w.parked && w.tree == noRestore {
+		w.parked, w.tree = false, restoring
+	}
+}

@@ -1,0 +1,224 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// nature is everything else that happens: kubelets, the runtime wrapper, the
+// clock, and users. Faults stop when the simulation is to come to rest.
+func (w *world) nature(faults bool) {
+	switch w.pick(8) {
+	case 0, 1: // the target's kubelet
+		switch {
+		case w.target.deleting:
+			// A tree that runs in the pod goes with it.
+			w.target.exists, w.target.deleting, w.gate, w.gateOpened, w.parked = false, false, false, false, false
+			if w.tree == restored || w.tree == restoring {
+				w.tree = allCleaned
+			}
+		case w.target.exists && w.gateOpened && !w.parked && w.tree == noRestore:
+			// kubelet creates the container, again when the create before failed;
+			// the agent fails it at once when the migration was given up.
+			w.parked = handover(w.latest()) != v1alpha1.HandoverAborted
+		case w.target.exists && !w.gateOpened:
+			w.gate = true
+		case w.target.exists && w.tree == restored:
+			w.target.started = true
+		}
+	case 2: // the source's kubelet
+		if w.source.deleting {
+			w.sourceTasks = dead
+			w.check()
+			w.source.exists = false
+		}
+	case 3: // the runtime wrapper
+		if w.tree == restoring {
+			w.tree = restored
+			if faults && w.pick(3) == 0 {
+				w.tree = leftovers
+			}
+		}
+	case 4:
+		w.now = w.now.Add(time.Second)
+		if faults && w.pick(20) == 0 {
+			w.now = w.now.Add(40 * time.Second)
+		}
+	case 5: // a user, now and then
+		if !faults || w.pick(60) > 0 {
+			break
+		}
+		if w.pick(2) == 0 {
+			w.log("a user cancels")
+			m := w.latest().DeepCopy()
+			m.Annotations = map[string]string{v1alpha1.AnnotationCancel: "true"}
+			w.versions = append(w.versions, m)
+		} else if w.target.exists && !w.targetMayRun() {
+			w.log("a user deletes the target pod")
+			w.target.deleting, w.targetDeleted = true, true
+		}
+	}
+	w.check()
+}
+
+// simulate lets everything happen in an order that pick chooses, then lets it
+// come to rest. It returns the violations, with what led to the first.
+func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []string, end v1alpha1.MigrationPhase) {
+	w := newWorld(pick, d)
+	actors := []*actor{w.controller(), w.sourceAgent(), w.targetAgent()}
+	run := func(n int, faults bool) {
+		for range n {
+			if len(w.broken) > 0 {
+				return
+			}
+			switch i := pick(len(actors) + 3); {
+			case i >= len(actors):
+				w.nature(faults)
+			case faults && pick(15) == 0:
+				w.log("%s crashes with %d steps left", actors[i].name, len(actors[i].plan))
+				actors[i].crash()
+			default:
+				actors[i].step(w)
+			}
+		}
+	}
+	run(steps, true)
+	run(3000, false)
+	if len(w.broken) == 0 && w.undecidable() {
+		w.log("a user deletes the source pod")
+		w.source.deleting, w.sourceDeleted = true, true
+		run(3000, false)
+	}
+	if len(w.broken) == 0 {
+		w.checkEnd()
+	}
+	return w.broken, w.last(40), w.latest().Status.Phase
+}
+
+func seeded(seed uint64) func(n int) int {
+	r := rand.New(rand.NewPCG(seed, 1))
+	return func(n int) int { return r.IntN(n) }
+}
+
+func TestProtocolKeepsItsInvariants(t *testing.T) {
+	seeds := uint64(3000)
+	if testing.Short() {
+		seeds = 300
+	}
+	ends := map[v1alpha1.MigrationPhase]int{}
+	for seed := range seeds {
+		// Some come to rest early: then what was begun has to end well by itself.
+		violations, trace, end := simulate(seeded(seed), realDeciders, int(seed%7)*100)
+		if len(violations) > 0 {
+			t.Fatalf("seed %d: %v after\n%s", seed, violations, strings.Join(trace, "\n"))
+		}
+		ends[end]++
+	}
+	for _, phase := range []v1alpha1.MigrationPhase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed, v1alpha1.PhaseCancelled} {
+		if ends[phase] < 10 {
+			t.Errorf("only %d of %d runs ended in %s: %v", ends[phase], seeds, phase, ends)
+		}
+	}
+}
+
+// FuzzProtocol lets the fuzzer choose the order of events.
+func FuzzProtocol(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("godwit"))
+	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7})
+	f.Fuzz(func(t *testing.T, choices []byte) {
+		rest := seeded(uint64(len(choices)))
+		used := 0
+		pick := func(n int) int {
+			if used < len(choices) {
+				used++
+				return int(choices[used-1]) % n
+			}
+			return rest(n)
+		}
+		if violations, trace, _ := simulate(pick, realDeciders, len(choices)); len(violations) > 0 {
+			t.Fatalf("%v after\n%s", violations, strings.Join(trace, "\n"))
+		}
+	})
+}
+
+// A simulation that notices nothing proves nothing: with each rule broken, some
+// seed must find it.
+func TestSimulationNoticesBrokenRules(t *testing.T) {
+	for name, broken := range map[string]func(*deciders){
+		"source resumes after the commit": func(d *deciders) {
+			d.source = func(o SourceObservation) SourceAction {
+				if o.Handover == v1alpha1.HandoverCommitted && o.FrozenFor > time.Minute {
+					return SourceResume
+				}
+				return DecideSource(o)
+			}
+		},
+		"source is killed at the commit": func(d *deciders) {
+			d.source = func(o SourceObservation) SourceAction {
+				if o.Handover == v1alpha1.HandoverCommitted && o.Frozen {
+					return SourceKill
+				}
+				return DecideSource(o)
+			}
+		},
+		"source is never resumed": func(d *deciders) {
+			d.source = func(o SourceObservation) SourceAction {
+				if a := DecideSource(o); a != SourceResume {
+					return a
+				}
+				return SourceIdle
+			}
+		},
+		"target restores before the commit": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if o.Parked && o.ManifestDigest != "" && o.Handover == "" {
+					return TargetRestore
+				}
+				return DecideTarget(o)
+			}
+		},
+		"target takes back while something is left": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if a := DecideTarget(o); a != TargetDiscard {
+					return a
+				}
+				return TargetTakeBack
+			}
+		},
+		"controller removes the source before the target is confirmed": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if handover(o.Migration) == v1alpha1.HandoverCommitted && o.Source.Exists && !o.Source.Deleting {
+					return Decision{Action: DeleteSource}
+				}
+				return Decide(o)
+			}
+		},
+		"controller forgets the target pod": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != DeleteTarget {
+					return v
+				}
+				return Decision{Action: Wait}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := realDeciders
+			broken(&d)
+			for seed := range uint64(500) {
+				if violations, _, _ := simulate(seeded(seed), d, 400); len(violations) > 0 {
+					return
+				}
+			}
+			t.Error("not noticed in 500 runs")
+		})
+	}
+}

@@ -1,0 +1,203 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// The simulation runs the three deciders against a small model of a cluster:
+// an API object with versions, two pods, the processes on two nodes. Every
+// actor reads, decides and acts in separate steps that interleave at random,
+// reads may be old, actors crash between any two steps, and users and nodes
+// interfere. After each step the protocol's invariants are checked.
+
+type tasks string
+
+const (
+	running tasks = "running"
+	frozen  tasks = "frozen"
+	dead    tasks = "dead"
+)
+
+type restore string
+
+const (
+	noRestore  restore = ""
+	restoring  restore = "restoring" // the wrapper is at it; processes may run
+	restored   restore = "restored"
+	leftovers  restore = "leftovers"  // it failed and something is still there
+	allCleaned restore = "allCleaned" // it failed and nothing is left
+)
+
+// simPod is a pod object in the API.
+type simPod struct {
+	uid                       types.UID
+	exists, deleting, started bool
+}
+
+// world is what is true, as opposed to what anyone knows.
+type world struct {
+	pick func(n int) int
+	now  time.Time
+
+	// The API: the current Migration, and each version of it so far.
+	versions []*v1alpha1.Migration
+	source   simPod
+	target   simPod
+	// created counts the target pods so far.
+	created int
+
+	// The source's node.
+	sourceTasks tasks
+	dumped      bool // the image set on the volume is complete
+	// The target's node.
+	gate, gateOpened, parked bool
+	tree                     restore
+	// A person deleted the target, or in the end the source.
+	targetDeleted, sourceDeleted bool
+	// imagesGone: the source agent removed the image set.
+	imagesGone bool
+
+	deciders deciders
+	trace    []string
+	broken   []string
+}
+
+// deciders are the functions under test, so that a test can break them.
+type deciders struct {
+	controller func(Observation) Decision
+	source     func(SourceObservation) SourceAction
+	target     func(TargetObservation) TargetAction
+}
+
+var realDeciders = deciders{Decide, DecideSource, DecideTarget}
+
+var simStart = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newWorld(pick func(n int) int, d deciders) *world {
+	m := &v1alpha1.Migration{}
+	m.Name, m.Namespace, m.UID = "m", "ns", "migration"
+	m.CreationTimestamp = metav1.NewTime(simStart)
+	rounds := int32(3)
+	m.Spec = v1alpha1.MigrationSpec{PodName: "pod", Timeout: &metav1.Duration{Duration: time.Hour}}
+	m.Spec.PreCopy.MaxRounds = &rounds
+	return &world{
+		pick: pick, now: simStart, versions: []*v1alpha1.Migration{m}, deciders: d,
+		source: simPod{uid: "source", exists: true, started: true}, sourceTasks: running,
+	}
+}
+
+func (w *world) latest() *v1alpha1.Migration { return w.versions[len(w.versions)-1] }
+
+// write stores a changed Migration, with the version that was read as the
+// precondition; -1 for none.
+func (w *world) write(precondition int, change func(*v1alpha1.MigrationStatus)) bool {
+	if precondition >= 0 && precondition != len(w.versions)-1 {
+		return false
+	}
+	m := w.latest().DeepCopy()
+	change(&m.Status)
+	if equality.Semantic.DeepEqual(m.Status, w.latest().Status) {
+		return true // the API server makes no new version of it
+	}
+	if err := legalRegister(w.latest().Status.Handover, m.Status.Handover); err != "" {
+		return false // the API's validation refuses it
+	}
+	w.versions = append(w.versions, m)
+	return true
+}
+
+// legalRegister are the CRD's rules.
+func legalRegister(from, to *v1alpha1.Handover) string {
+	switch {
+	case from == nil:
+		return ""
+	case to == nil:
+		return "cleared"
+	case *from == *to:
+		return ""
+	case from.State == v1alpha1.HandoverAborted:
+		return "final"
+	case to.State != v1alpha1.HandoverAborted:
+		return "only taken back"
+	}
+	return ""
+}
+
+func (w *world) log(format string, args ...any) {
+	w.trace = append(w.trace, fmt.Sprintf(format, args...))
+}
+
+func (w *world) violated(format string, args ...any) {
+	w.broken = append(w.broken, fmt.Sprintf(format, args...))
+}
+
+func (w *world) targetMayRun() bool {
+	return w.tree == restoring || w.tree == restored || w.tree == leftovers
+}
+
+// check looks at the invariants.
+func (w *world) check() {
+	if w.sourceTasks == running && w.targetMayRun() {
+		w.violated("both sides run")
+	}
+	// The image set keeps the pod alive from its completion to the restore.
+	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned
+	if w.sourceTasks == dead && w.tree != restored && !beingRestored && !w.targetDeleted {
+		w.violated("nothing is left of the pod")
+	}
+	if w.sourceTasks == dead && w.source.exists && !w.source.deleting {
+		w.violated("kubelet starts the source afresh")
+	}
+}
+
+// undecidable says that the target was deleted after the commit and after it
+// had run. The source stays frozen then, until a person deletes it too.
+func (w *world) undecidable() bool {
+	return handover(w.latest()) == v1alpha1.HandoverCommitted && w.targetDeleted && !w.target.exists &&
+		w.sourceTasks == frozen && !Finished(w.latest().Status.Phase)
+}
+
+// checkEnd looks at what is left when all is quiet.
+func (w *world) checkEnd() {
+	phase := w.latest().Status.Phase
+	switch {
+	case !Finished(phase):
+		w.violated("it does not end: phase %s, handover %v, source %s, target %q, report %+v", phase, w.latest().Status.Handover, w.sourceTasks, w.tree, w.latest().Status.Target)
+	case phase == v1alpha1.PhaseSucceeded:
+		if w.tree != restored && !w.targetDeleted || w.sourceTasks != dead || w.source.exists || !w.target.exists && !w.targetDeleted {
+			w.violated("succeeded with source %s, target %q", w.sourceTasks, w.tree)
+		}
+	case w.sourceDeleted:
+		if w.source.exists || w.target.exists || w.sourceTasks == running {
+			w.violated("%s after both pods were deleted, with source %s", phase, w.sourceTasks)
+		}
+	case w.sourceTasks != running || !w.source.exists:
+		w.violated("%s, and the source is %s", phase, w.sourceTasks)
+	case w.targetMayRun() || w.target.exists:
+		w.violated("%s, and the target is still there", phase)
+	}
+}
+
+func (w *world) last(n int) []string {
+	return slices.Clone(w.trace[max(0, len(w.trace)-n):])
+}
+
+// facts are about the pod that was recorded, or whichever there is before.
+func (p simPod) facts(recorded types.UID, node string) PodFacts {
+	if !p.exists || recorded != "" && recorded != p.uid {
+		return PodFacts{}
+	}
+	return PodFacts{Exists: true, UID: p.uid, NodeName: node, Deleting: p.deleting, Phase: corev1.PodRunning, Started: p.started}
+}
