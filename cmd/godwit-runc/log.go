@@ -101,33 +101,34 @@ func (p logPosition) lastError() string {
 	return ": " + last[:min(len(last), maxQuote)]
 }
 
-// criuErrors quotes the lines around the first error in CRIU's log, or "".
+// criuErrors quotes the errors in CRIU's log, each with the line before it, or
+// "". The first is not always the cause (CRIU also calls errors what it gets
+// over), nor is the last (it says that the restore failed).
 func criuErrors(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	const before, after, width = 3, 3, 300
-	var lines []string
-	found := -1
+	const most, width = 6, 300
+	var quoted []string
+	errs, before := 0, ""
 	s := bufio.NewScanner(io.LimitReader(f, 64<<20))
-	for s.Scan() {
+	for s.Scan() && errs < most {
 		line := s.Text()
-		lines = append(lines, line[:min(len(line), width)])
-		switch {
-		case found < 0 && strings.Contains(line, "Error ("):
-			found = len(lines) - 1
-		case found < 0 && len(lines) > before:
-			lines = lines[1:]
+		line = strings.TrimSpace(line[:min(len(line), width)])
+		if strings.Contains(line, "Error (") {
+			if errs++; before != "" {
+				quoted = append(quoted, before)
+			}
+			quoted, before = append(quoted, line), ""
+			continue
 		}
-		if found >= 0 && len(lines) > found+after {
-			break
-		}
+		before = line
 	}
-	if found < 0 {
+	if errs == 0 {
 		return ""
 	}
-	quote := strings.Join(lines, " | ")
+	quote := strings.Join(quoted, " | ")
 	return " [criu: " + quote[:min(len(quote), maxQuote)] + "]"
 }

@@ -68,6 +68,7 @@ criu() {
 case "$verb" in
 restore)
 	echo "CRIU_CONFIG_FILE=$CRIU_CONFIG_FILE" >> "$DIR/calls"
+	echo "descriptor 3 is $(readlink /proc/$$/fd/3)" >> "$DIR/calls"
 	mkdir "$root/$id"
 	case "$FAKE" in
 	ok)
@@ -82,7 +83,7 @@ restore)
 		printf %s $! > "$pidfile" ;;
 	fail)
 		mkdir -p "$work"
-		printf 'one\ntwo\n(00.1) Error (criu/x.c:1): cannot open pages\nafter\n' > "$work/restore.log"
+		printf 'one\ntwo\n(00.1) Error (criu/x.c:1): cannot open pages\nthree\nfour\n(00.2) Error (criu/cr-restore.c:2): Restoring FAILED.\nfive\n' > "$work/restore.log"
 		echo '{"level":"error","msg":"criu failed: type RESTORE","time":"x"}' >> "$log"
 		exit 1 ;;
 	nopid) ;;

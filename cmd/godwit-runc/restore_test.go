@@ -30,6 +30,8 @@ func TestCreateBecomesRestore(t *testing.T) {
 	for _, want := range []string{
 		"restore --detach --no-subreaper", "--image-path " + r.dir + "/images", "--work-path " + r.dir + "/work",
 		"CRIU_CONFIG_FILE=/etc/godwit/criu.conf",
+		// The connection to the agent, so that it ends only with runc.
+		"descriptor 3 is socket:",
 	} {
 		if !strings.Contains(r.calls(), want) {
 			t.Errorf("no %q in %s", want, r.calls())
@@ -96,7 +98,7 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 				t.Errorf("the agent was told %+v", res)
 			}
 			if fake == "fail" {
-				for _, want := range []string{"criu failed: type RESTORE", "two | (00.1) Error (criu/x.c:1): cannot open pages | after"} {
+				for _, want := range []string{"criu failed: type RESTORE", "[criu: two | (00.1) Error (criu/x.c:1): cannot open pages | four | (00.2) Error (criu/cr-restore.c:2): Restoring FAILED.]"} {
 					if !strings.Contains(res.Error, want) {
 						t.Errorf("%q is not in %q", want, res.Error)
 					}
