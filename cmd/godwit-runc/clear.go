@@ -35,12 +35,17 @@ func (w *wrapper) clear(c command, id string, rec *restoring) error {
 	if err := awaitEmpty(rec.Cgroup, w.limits.cleanup); err != nil {
 		return err
 	}
-	// Without state runc cannot know the cgroup; systemd removes an empty scope
-	// by itself, a plain directory stays. Another try finds it empty as well.
-	if err := os.Remove(rec.Cgroup); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	removeCgroup(c, rec.Cgroup)
+	return nil
+}
+
+// removeCgroup removes an empty cgroup that runc, having no state, cannot know
+// of. systemd may do so at the same time with a scope of its own.
+func removeCgroup(c command, dir string) {
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// It holds nothing that runs: untidy, but no reason to fail.
 		_ = c.logWarning(err.Error())
 	}
-	return nil
 }
 
 // deleteState lets runc remove what it knows of the container. Its output does
@@ -89,6 +94,7 @@ func (w *wrapper) beforeDelete(c command) error {
 		if err := unmountLeftovers(rec.StateDir, rec.Rootfs); err != nil {
 			return err
 		}
+		removeCgroup(c, rec.Cgroup)
 	}
 	return w.dropRecord(id)
 }

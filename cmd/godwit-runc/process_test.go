@@ -110,6 +110,9 @@ func TestKilledWrapperTakesRuncWithIt(t *testing.T) {
 	// containerd calls delete next.
 	must(t, r.w.Exec(r.args("delete", "--force", testID)))
 	gone(t, criu)
+	if exists(r.cgroup) {
+		t.Error("the empty cgroup is still there")
+	}
 }
 
 // readParent is the parent process's id.
