@@ -23,7 +23,9 @@ func newBuildCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = lifecycle.BuildArtifacts(cmd.Context(), c, progress.New(os.Stderr))
+			report := progress.New(os.Stderr)
+			announceWaits(c, report)
+			_, err = lifecycle.BuildArtifacts(cmd.Context(), c, report)
 			return err
 		},
 	}

@@ -18,7 +18,14 @@ func openCluster(name string) (*lifecycle.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lifecycle.New(name, c, progress.New(os.Stderr))
+	report := progress.New(os.Stderr)
+	announceWaits(c, report)
+	return lifecycle.New(name, c, report)
+}
+
+// announceWaits makes the cache say what it waits for.
+func announceWaits(c *cache.Cache, report *progress.Reporter) {
+	c.Waiting = func(lock string) { report.Printf("another process holds the lock %s: waiting for it", lock) }
 }
 
 // openRunning returns a running cluster and a client of its nodes.

@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -20,28 +19,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newRootCommand().ExecuteContext(ctx)
 	stop()
-	os.Exit(exitCode(err))
-}
-
-// exitError is an exit code to pass on from a command that has said itself what
-// went wrong.
-type exitError int
-
-// Error names the code.
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-// exitCode prints err, unless the command has done so, and maps it to an exit
-// code.
-func exitCode(err error) int {
-	var exit exitError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return int(exit)
-	default:
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
-		return 1
+		os.Exit(1)
 	}
 }
 
@@ -68,6 +48,7 @@ func newRootCommand() *cobra.Command {
 		newPowerOffCommand(name),
 		newPowerOnCommand(name),
 		newNFSCommand(name),
+		newServeTimeCommand(),
 	)
 	return root
 }

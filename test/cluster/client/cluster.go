@@ -158,6 +158,19 @@ func (c *Cluster) StopNFS(ctx context.Context) error { return c.tool(ctx, "nfs",
 // connections.
 func (c *Cluster) StartNFS(ctx context.Context) error { return c.tool(ctx, "nfs", "start") }
 
+// ReleaseVolume makes the shared volume ready for another claim, after the one
+// that had it was deleted: a volume of this kind stays with its claim for good.
+// The files on it stay.
+func (c *Cluster) ReleaseVolume(ctx context.Context) error {
+	patch := `[{"op": "add", "path": "/spec/claimRef", "value": null}]`
+	out, err := exec.CommandContext(ctx, "kubectl", "--kubeconfig", c.Kubeconfig(),
+		"patch", "persistentvolume", StorageClass, "--type=json", "--patch", patch).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("release the volume: %w\n%s", err, out)
+	}
+	return nil
+}
+
 // tool runs the cluster tool on this cluster.
 func (c *Cluster) tool(ctx context.Context, args ...string) error {
 	program := os.Getenv(EnvTool)

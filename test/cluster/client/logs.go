@@ -4,30 +4,35 @@
 package client
 
 import (
+	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
+
+	"godwit.dev/godwit/test/cluster/internal/shell"
 )
 
-// nodeLogs are the commands whose output is collected from each node, by the
-// name of the file that receives it.
-var nodeLogs = map[string]string{
-	"journal.log":    "journalctl --no-pager --output=short-precise",
-	"kubelet.log":    "journalctl --no-pager --output=short-precise -u kubelet",
-	"containerd.log": "journalctl --no-pager --output=short-precise -u containerd",
-	"kernel.log":     "dmesg --time-format iso",
-	"processes.txt":  "ps -eo pid,ppid,stat,pcpu,pmem,rss,etime,args --forest",
-	"containers.txt": "ctr -n k8s.io containers ls; ctr -n k8s.io tasks ls; runc --root /run/containerd/runc/k8s.io list; ctr -n k8s.io images ls",
-	"network.txt":    "ip addr; ip route; nft list ruleset",
-	"mounts.txt":     "findmnt; df -h",
-	"config.txt":     "tail -n +1 /etc/containerd/config.toml /etc/containerd/conf.d/* /etc/kubernetes/*.yaml 2>/dev/null",
-	"pods.tar":       "tar -C /var/log -cf - pods",
+// nodeLogs are the lines of shell whose output is collected from each node,
+// with the file that receives it.
+var nodeLogs = []struct{ file, line string }{
+	{"journal.log", "journalctl --no-pager --output=short-precise"},
+	{"kernel.log", "dmesg --time-format iso"},
+	{"processes.txt", "ps -eo pid,ppid,stat,pcpu,pmem,rss,etime,args --forest"},
+	{"containers.txt", "ctr -n k8s.io containers ls; runc --root /run/containerd/runc/k8s.io list; ctr -n k8s.io images ls"},
+	{"network.txt", "ip addr; ip route; nft list ruleset"},
+	{"mounts.txt", "findmnt; df -h"},
+	{"config.txt", "tail -n +1 /etc/containerd/config.toml /etc/containerd/conf.d/* /etc/kubernetes/*.yaml"},
 }
+
+// collectLimit bounds the collection of one node's logs.
+const collectLimit = 3 * time.Minute
 
 // CollectLogs writes the logs of the cluster's parts and of all nodes into dir.
 // What cannot be had (the logs of a node that is off) does not keep the rest
@@ -41,10 +46,11 @@ func (c *Cluster) CollectLogs(ctx context.Context, dir string) error {
 	var wg sync.WaitGroup
 	for _, n := range c.Nodes() {
 		wg.Go(func() {
-			err := n.collectLogs(ctx, filepath.Join(dir, n.Name))
-			mu.Lock()
-			defer mu.Unlock()
-			errs = append(errs, err)
+			if err := n.collectLogs(ctx, filepath.Join(dir, n.Name)); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, fmt.Errorf("logs of %s: %w", n.Name, err))
+			}
 		})
 	}
 	wg.Wait()
@@ -57,28 +63,28 @@ func copyLogs(from, to string) error {
 		return err
 	}
 	for _, name := range files {
-		if err := copyFile(name, filepath.Join(to, filepath.Base(name))); err != nil {
+		source, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		err = writeFile(filepath.Join(to, filepath.Base(name)), source)
+		source.Close()
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func copyFile(from, to string) error {
-	source, err := os.Open(from)
-	if err != nil {
-		return err
+// logScript writes an archive of all logs to its standard output. It is one
+// script because each command over SSH costs an emulated node a second.
+func logScript() string {
+	script := "d=$(mktemp -d) && cd $d || exit 1\n"
+	for _, l := range nodeLogs {
+		script += fmt.Sprintf("{ %s; } >%s 2>&1\n", l.line, l.file)
 	}
-	defer source.Close()
-	target, err := os.Create(to)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(target, source); err != nil {
-		target.Close()
-		return err
-	}
-	return target.Close()
+	// The pods' own logs; a file that grows meanwhile is no failure.
+	return script + "tar -cf - * -C /var/log pods; cd /; rm -rf $d\n"
 }
 
 // collectLogs writes the node's logs into dir.
@@ -86,32 +92,98 @@ func (n *Node) collectLogs(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	// One look at a node that is off is enough.
+	// A node that is off does not answer at all.
 	reach, cancel := context.WithTimeout(ctx, 20*time.Second)
 	_, err := n.Run(reach, "true")
 	cancel()
 	if err != nil {
-		return fmt.Errorf("logs of %s: %w", n.Name, err)
+		return err
 	}
-	var errs []error
-	for name, line := range nodeLogs {
-		if err := n.collect(ctx, line, filepath.Join(dir, name)); err != nil {
-			errs = append(errs, fmt.Errorf("logs of %s: %s: %w", n.Name, name, err))
+	ctx, cancel = context.WithTimeout(ctx, collectLimit)
+	defer cancel()
+	reader, writer := io.Pipe()
+	unpacked := make(chan error, 1)
+	go func() {
+		err := unpack(reader, dir)
+		// Let the sender end, whatever was wrong with what it sent.
+		_, _ = io.Copy(io.Discard, reader)
+		unpacked <- err
+	}()
+	_, err = n.Stream(ctx, "sh -c "+shell.Quote(logScript()), nil, writer, io.Discard)
+	writer.CloseWithError(err)
+	if err := errors.Join(err, <-unpacked); err != nil {
+		return err
+	}
+	for _, unit := range []string{"kubelet", "containerd"} {
+		if err := filterJournal(dir, unit); err != nil {
+			return err
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
-// collect writes the output of a line of shell to a file. Its exit code does
-// not matter: what it said does.
-func (n *Node) collect(ctx context.Context, line, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
+// unpack writes the regular files of an archive below dir.
+func unpack(archive io.Reader, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	r := tar.NewReader(archive)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := root.MkdirAll(filepath.Dir(h.Name), 0o755); err != nil {
+			return err
+		}
+		f, err := root.Create(h.Name)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, r)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+}
+
+// filterJournal writes the journal's lines of one program to a file of its own.
+func filterJournal(dir, program string) error {
+	journal, err := os.Open(filepath.Join(dir, "journal.log"))
+	if err != nil {
+		return err
+	}
+	defer journal.Close()
+	var out strings.Builder
+	lines := bufio.NewReader(journal)
+	for {
+		line, err := lines.ReadString('\n')
+		if strings.Contains(line, " "+program+"[") {
+			out.WriteString(line)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(dir, program+".log"), []byte(out.String()), 0o644)
+}
+
+func writeFile(path string, content io.Reader) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = n.Stream(ctx, line, nil, f, io.Discard)
-	return err
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }

@@ -83,14 +83,17 @@ func (n *Node) Output(ctx context.Context, line string) (string, error) {
 
 // Stream runs a line of shell with the given standard streams, any of which may
 // be nil, and returns its exit code. The error is about reaching the node, not
-// about the exit code.
+// about the exit code. Nothing is written to stdout and stderr after the return.
 func (n *Node) Stream(ctx context.Context, line string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	session, err := n.session(ctx)
 	if err != nil {
 		return -1, fmt.Errorf("%s: %w", n.Name, err)
 	}
 	defer session.Close()
-	session.Stdin, session.Stdout, session.Stderr = stdin, stdout, stderr
+	out, errOut := &gate{to: stdout}, &gate{to: stderr}
+	defer out.close()
+	defer errOut.close()
+	session.Stdin, session.Stdout, session.Stderr = stdin, out, errOut
 	if err := session.Start(line); err != nil {
 		return -1, fmt.Errorf("%s: %w", n.Name, err)
 	}

@@ -22,6 +22,10 @@ import (
 // Cache is a directory of artifacts.
 type Cache struct {
 	root string
+
+	// Waiting, if set, hears the name of a lock that another process holds
+	// before Lock waits for it.
+	Waiting func(name string)
 }
 
 // Open returns the cache in ${GODWIT_CACHE}, else in the user's cache
@@ -125,6 +129,12 @@ func (c *Cache) Lock(ctx context.Context, name string) (*Lock, error) {
 	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		return &Lock{file: f}, nil
+	}
+	if c.Waiting != nil {
+		c.Waiting(name)
 	}
 	locked := make(chan error, 1)
 	go func() {

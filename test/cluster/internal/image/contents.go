@@ -36,6 +36,7 @@ var enabled = []string{
 	"godwit-network.service",
 	"containerd.service",
 	"godwit-images.service",
+	"godwit-modules.service",
 	"kubelet.service",
 	"kube-proxy.service",
 }
@@ -87,6 +88,28 @@ var masked = []string{
 	"dev-hugepages.mount",
 	"sys-fs-fuse-connections.mount",
 	"sys-kernel-config.mount",
+	"sys-kernel-tracing.mount",
+	"run-lock.mount",
+	// The root file system is mounted as it should be by the init program.
+	"systemd-remount-fs.service",
+	"systemd-random-seed.service",
+	// No udev: the devices are known and the kernel makes their files. It would
+	// start a process for each interface of each pod, and give bridges and pairs
+	// addresses of its own.
+	"systemd-udevd.service",
+	"systemd-udevd-control.socket",
+	"systemd-udevd-kernel.socket",
+	"systemd-udev-trigger.service",
+	"systemd-udev-load-credentials.service",
+	"kmod-static-nodes.service",
+	"systemd-tmpfiles-setup-dev.service",
+	"systemd-tmpfiles-setup-dev-early.service",
+	// The shared volume is mounted by kubelet, without Kerberos.
+	"nfs-client.target",
+	"remote-fs.target",
+	"rpc-gssd.service",
+	"run-rpc_pipefs.mount",
+	"systemd-hostnamed.socket",
 }
 
 // dropped is what the packages bring and no node reads. The kernel and its

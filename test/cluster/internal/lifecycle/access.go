@@ -100,9 +100,9 @@ func (c *Cluster) Status() ([]string, error) {
 		}
 		lines = append(lines, fmt.Sprintf("%-24s pid %-8d %-8s %s", part, p.PID, condition, p.Log))
 	}
-	for _, n := range topology.Nodes() {
-		if s.Processes[machinePart(n)] == nil {
-			lines = append(lines, fmt.Sprintf("%-24s off", machinePart(n)))
+	for _, part := range []string{machinePart(topology.Nodes()[0]), machinePart(topology.Nodes()[1]), nfsPart} {
+		if s.Processes[part] == nil {
+			lines = append(lines, fmt.Sprintf("%-24s off", part))
 		}
 	}
 	return lines, c.Running()

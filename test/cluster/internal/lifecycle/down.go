@@ -59,12 +59,19 @@ func (c *Cluster) remove(ctx context.Context, force bool) error {
 	if err := c.deleteNetwork(ctx); err != nil {
 		return err
 	}
+	loops, err := c.loopDevices(ctx)
+	if err != nil {
+		return err
+	}
+	if len(loops) > 0 {
+		return fmt.Errorf("loop devices still use the volume: %v", loops)
+	}
 	for _, dir := range []string{c.runDir(), c.Dir()} {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
 	}
-	return c.verifyGone(ctx)
+	return c.verifyGone()
 }
 
 // stopProcesses stops the recorded processes, all at the same time: nothing of
@@ -125,7 +132,7 @@ func (c *Cluster) clearNamespace(ctx context.Context, force bool) error {
 }
 
 // verifyGone looks for what a removed cluster must not leave.
-func (c *Cluster) verifyGone(ctx context.Context) error {
+func (c *Cluster) verifyGone() error {
 	var errs []error
 	if c.remains() {
 		errs = append(errs, errors.New("files or the namespace are left"))
@@ -136,13 +143,6 @@ func (c *Cluster) verifyGone(ctx context.Context) error {
 	}
 	for _, m := range mounts {
 		errs = append(errs, fmt.Errorf("still mounted: %s", m.Mountpoint))
-	}
-	loops, err := c.loopDevices(ctx)
-	if err != nil {
-		errs = append(errs, err)
-	}
-	if len(loops) > 0 {
-		errs = append(errs, fmt.Errorf("loop devices are left: %v", loops))
 	}
 	return errors.Join(errs...)
 }

@@ -164,6 +164,9 @@ func (c *Cluster) change(ctx context.Context, work func(*state) error) error {
 
 // loopDevices returns the loop devices that still use the volume's file.
 func (c *Cluster) loopDevices(ctx context.Context) ([]string, error) {
+	if _, err := os.Stat(c.path("volume.img")); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
 	out, err := host.Output(ctx, "losetup", "-n", "-O", "NAME", "-j", c.path("volume.img"))
 	return strings.Fields(out), err
 }

@@ -88,7 +88,7 @@ func (c *Cluster) bringUp(ctx context.Context, s *state) error {
 	if s.KVM {
 		accelerator = "KVM"
 	}
-	if err := step("start the nodes ("+accelerator+"), the API server and NFS", func() error { return c.startFirst(s) }); err != nil {
+	if err := step("start the nodes ("+accelerator+"), the API server, NFS and the time server", func() error { return c.startFirst(s) }); err != nil {
 		return err
 	}
 	if err := step("wait for the API server", func() error { return c.waitAPI(ctx, s.Processes["kube-apiserver"]) }); err != nil {
@@ -109,6 +109,9 @@ func (c *Cluster) bringUp(ctx context.Context, s *state) error {
 		return err
 	}
 	if err := step("wait for the nodes to be Ready", func() error { return c.waitNodes(ctx, s) }); err != nil {
+		return err
+	}
+	if err := step("wait for cluster IPs", func() error { return c.waitClusterIPs(ctx, s.Processes["kube-proxy"]) }); err != nil {
 		return err
 	}
 	if err := c.allAlive(s); err != nil {
@@ -133,7 +136,23 @@ func (c *Cluster) startFirst(s *state) error {
 	if err := c.startParts(s, false); err != nil {
 		return err
 	}
+	if err := c.startTime(s); err != nil {
+		return err
+	}
 	_, err := c.startNFS(s)
+	return err
+}
+
+// ServeTimeVerb is the verb with which the tool serves the nodes' time.
+const ServeTimeVerb = "serve-time"
+
+// startTime starts the server of the nodes' time: this very program.
+func (c *Cluster) startTime(s *state) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	_, err = c.start(s, "time", self, ServeTimeVerb, topology.ControlPlaneIP+":123")
 	return err
 }
 
@@ -173,6 +192,18 @@ func (c *Cluster) waitDNS(ctx context.Context, p *host.Process) error {
 	get := c.getter(nil)
 	return c.await(ctx, "coredns", p, time.Minute, func(ctx context.Context) error {
 		return get(ctx, "http://"+controlplane.DNSReadyAddress+"/ready")
+	})
+}
+
+// waitClusterIPs waits until cluster IPs are reached from inside the namespace.
+// The kube-proxy there first looks half a minute for a Node of its own, in vain.
+func (c *Cluster) waitClusterIPs(ctx context.Context, p *host.Process) error {
+	return c.await(ctx, "kube-proxy", p, 2*time.Minute, func(ctx context.Context) error {
+		conn, err := c.Namespace().DialContext(ctx, "tcp", topology.APIServiceIP+":443")
+		if err != nil {
+			return err
+		}
+		return conn.Close()
 	})
 }
 
