@@ -50,6 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 - --metrics-bind-address=:8080
 - --health-probe-bind-address=:8081
 - --gate-image={{ default (include "godwit.image" .) .Values.manager.gateImage }}
+- --gate-image-pull-policy={{ .Values.image.pullPolicy }}
 - --log-level={{ .Values.logLevel }}
 {{- range .Values.manager.extraArgs }}
 - {{ . | quote }}
