@@ -20,7 +20,10 @@ import (
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/containerd"
 	"godwit.dev/godwit/node-agent/runtime/criu"
+	"godwit.dev/godwit/node-agent/runtime/files"
 	"godwit.dev/godwit/node-agent/runtime/host"
+	"godwit.dev/godwit/node-agent/runtime/inspect"
+	"godwit.dev/godwit/node-agent/runtime/network"
 )
 
 // node is the real node: the adapters the engine works with, and what has to
@@ -46,6 +49,7 @@ func openNode(ctx context.Context, o options) (*node, error) {
 		host: h, containerd: cd,
 		Node: agent.Node{
 			Finder: cd, Checkpointer: cr, Freezer: cg, Dirty: cr, Killer: cr, Prober: cr,
+			Isolator: network.New(network.Options{}), Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
 		},
 	}, nil
 }
