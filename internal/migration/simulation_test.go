@@ -108,7 +108,7 @@ func seeded(seed uint64) func(n int) int {
 }
 
 func TestProtocolKeepsItsInvariants(t *testing.T) {
-	seeds := uint64(3000)
+	seeds := uint64(1500)
 	if testing.Short() {
 		seeds = 300
 	}

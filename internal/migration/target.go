@@ -61,7 +61,7 @@ const (
 // restored tree is left.
 func DecideTarget(o TargetObservation) TargetAction {
 	state := o.Report.State
-	if o.Handover == v1alpha1.HandoverAborted || o.Phase == v1alpha1.PhaseRollingBack || Finished(o.Phase) && o.Handover == "" {
+	if o.Handover == v1alpha1.HandoverAborted || o.Handover == "" && (o.Phase == v1alpha1.PhaseRollingBack || Finished(o.Phase)) {
 		if state == v1alpha1.TargetCleaned {
 			return TargetIdle
 		}

@@ -24,7 +24,7 @@ func parseVersion(s string) (v version, ok bool) {
 		digits := len(s) - len(strings.TrimLeft(s, "0123456789"))
 		n, err := strconv.Atoi(s[:digits])
 		if err != nil {
-			// "6." has no number after its dot.
+			// No digits, or more than a number holds.
 			return version{}, false
 		}
 		v.numbers = append(v.numbers, n)

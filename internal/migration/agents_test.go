@@ -1,0 +1,131 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+func TestDecideSource(t *testing.T) {
+	report := func(s v1alpha1.SourceState, n int32) v1alpha1.SourceReport {
+		return v1alpha1.SourceReport{State: s, Round: &n}
+	}
+	broken := report(v1alpha1.SourceFrozen, 2)
+	broken.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonFinalDumpFailed}
+	for name, tc := range map[string]struct {
+		o    SourceObservation
+		want SourceAction
+	}{
+		"nothing to do yet":           {SourceObservation{Phase: pending}, SourceIdle},
+		"preflight":                   {SourceObservation{Phase: preparing}, SourcePreflight},
+		"preflight is done":           {SourceObservation{Phase: preparing, Report: report(v1alpha1.SourceChecked, 0)}, SourceIdle},
+		"first round":                 {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceChecked, 0), MaxRounds: 8, DirtyTracking: true}, SourceRound},
+		"next round":                  {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourcePreCopying, 3), MaxRounds: 8, DirtyTracking: true}, SourceRound},
+		"single dump wanted":          {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceChecked, 0), DirtyTracking: true}, SourceConverge},
+		"no dirty tracking":           {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceChecked, 0), MaxRounds: 8}, SourceConverge},
+		"converged":                   {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true, Verdict: v1alpha1.VerdictSwitch}, SourceAwaitArm},
+		"dirty again":                 {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true, Verdict: v1alpha1.VerdictContinue}, SourceRound},
+		"refresh":                     {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true, Refresh: true}, SourceRound},
+		"dirty again, out of rounds":  {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Verdict: v1alpha1.VerdictContinue}, SourceAwaitArm},
+		"stalled":                     {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceStalled, 8), MaxRounds: 8, DirtyTracking: true}, SourceIdle},
+		"armed":                       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true}, SourceSwitchover},
+		"armed, one round pays":       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Refresh: true}, SourceRound},
+		"armed, no more rounds":       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 9), MaxRounds: 8, DirtyTracking: true, Refresh: true}, SourceSwitchover},
+		"restarted while frozen":      {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 3), Frozen: true}, SourceAbort},
+		"restarted in the final dump": {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceFrozen, 3), Frozen: true}, SourceAbort},
+		"final dump failed":           {SourceObservation{Phase: switching, Report: broken, Frozen: true}, SourceIdle},
+		"dumped":                      {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Minute, SwitchoverTimeout: time.Minute}, SourceAwaitCommit},
+		"frozen too long":             {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Minute + 1, SwitchoverTimeout: time.Minute}, SourceAbort},
+		"committed":                   {SourceObservation{Phase: switching, Handover: committed, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Hour, SwitchoverTimeout: time.Minute}, SourceIdle},
+		"completing, pod is there":    {SourceObservation{Phase: completing, Handover: committed, Report: report(v1alpha1.SourceDumped, 3), Frozen: true}, SourceIdle},
+		"completing, pod is gone":     {SourceObservation{Phase: completing, Handover: committed, Report: report(v1alpha1.SourceDumped, 3), PodGone: true}, SourceKill},
+		"pods deleted by users":       {SourceObservation{Phase: failed, Handover: committed, Report: report(v1alpha1.SourceDumped, 3), PodGone: true}, SourceKill},
+		"killed":                      {SourceObservation{Phase: completing, Handover: committed, Report: report(v1alpha1.SourceKilled, 3), PodGone: true}, SourceClean},
+		"cleaned":                     {SourceObservation{Phase: completing, Handover: committed, Report: report(v1alpha1.SourceCleaned, 3), PodGone: true}, SourceIdle},
+		"aborted while frozen":        {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceDumped, 3), Frozen: true}, SourceResume},
+		"aborted before the freeze":   {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceConverged, 3)}, SourceResume},
+		"aborted, phase not yet":      {SourceObservation{Phase: switching, Handover: aborted, Report: report(v1alpha1.SourceDumped, 3), Frozen: true}, SourceResume},
+		"resumed":                     {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceResumed, 3)}, SourceClean},
+		"resumed, frozen again":       {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceCleaned, 3), Frozen: true}, SourceResume},
+		"aborted, pod gone":           {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceDumped, 3), PodGone: true}, SourceClean},
+		"rolled back":                 {SourceObservation{Phase: failed, Handover: aborted, Report: report(v1alpha1.SourceCleaned, 3)}, SourceIdle},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := DecideSource(tc.o); got != tc.want {
+				t.Errorf("DecideSource = %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestDecideTarget(t *testing.T) {
+	// A target in that phase with two rounds read, then changed.
+	at := func(phase v1alpha1.MigrationPhase, state v1alpha1.TargetState, changes ...func(*TargetObservation)) TargetObservation {
+		o := TargetObservation{Phase: phase, SourceState: v1alpha1.SourcePreCopying, SourceRounds: 2, VerifiedRounds: 2, Report: v1alpha1.TargetReport{State: state}, TreeGone: true}
+		for _, c := range changes {
+			c(&o)
+		}
+		return o
+	}
+	source := func(s v1alpha1.SourceState) func(*TargetObservation) {
+		return func(o *TargetObservation) { o.SourceState = s }
+	}
+	gate := func(o *TargetObservation) { o.GateRunning = true }
+	parked := func(o *TargetObservation) { o.Parked = true }
+	expired := func(o *TargetObservation) { o.ParkExpired = true }
+	behind := func(o *TargetObservation) { o.VerifiedRounds = 1 }
+	dumped := func(o *TargetObservation) { o.SourceState, o.ManifestDigest = v1alpha1.SourceDumped, "d" }
+	commit := func(o *TargetObservation) { o.Handover = committed }
+	abort := func(o *TargetObservation) { o.Handover = aborted }
+	runs := func(o *TargetObservation) { o.Restored, o.TreeGone = true, false }
+	broken := func(o *TargetObservation) { o.RestoreFailed, o.TreeGone = true, false }
+	nothing := func(o *TargetObservation) { o.RestoreFailed, o.TreeGone = true, true }
+	gaveUp := func(o *TargetObservation) { o.Report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonGateFailed} }
+	for name, tc := range map[string]struct {
+		o    TargetObservation
+		want TargetAction
+	}{
+		"too early":                     {at(preparing, "", gate), TargetIdle},
+		"gate runs":                     {at(preCopying, "", gate), TargetReport},
+		"a round to read":               {at(preCopying, v1alpha1.TargetGated, gate, behind), TargetVerifyRound},
+		"all read, not converged":       {at(preCopying, v1alpha1.TargetGated, gate), TargetIdle},
+		"converged, behind":             {at(preCopying, v1alpha1.TargetGated, gate, behind, source(v1alpha1.SourceConverged)), TargetVerifyRound},
+		"converged":                     {at(preCopying, v1alpha1.TargetGated, gate, source(v1alpha1.SourceConverged)), TargetOpenGate},
+		"gate is open":                  {at(preCopying, v1alpha1.TargetReleased, source(v1alpha1.SourceConverged)), TargetIdle},
+		"parked":                        {at(preCopying, v1alpha1.TargetReleased, parked, source(v1alpha1.SourceConverged)), TargetReport},
+		"parked and reported":           {at(preCopying, v1alpha1.TargetParked, parked, source(v1alpha1.SourceConverged)), TargetIdle},
+		"parked, another round":         {at(preCopying, v1alpha1.TargetParked, parked, behind), TargetVerifyRound},
+		"no longer parked":              {at(preCopying, v1alpha1.TargetParked, source(v1alpha1.SourceConverged)), TargetReport},
+		"parked too long":               {at(preCopying, v1alpha1.TargetParked, parked, expired), TargetGiveBack},
+		"gave up":                       {at(preCopying, v1alpha1.TargetFailed, gaveUp, parked), TargetIdle},
+		"armed":                         {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceFrozen)), TargetIdle},
+		"dumped, not armed":             {at(preCopying, v1alpha1.TargetParked, parked, dumped), TargetIdle},
+		"dumped, not parked":            {at(switching, v1alpha1.TargetReleased, dumped), TargetIdle},
+		"dumped":                        {at(switching, v1alpha1.TargetParked, parked, dumped), TargetCommit},
+		"dumped, parked too long":       {at(switching, v1alpha1.TargetParked, parked, dumped, expired), TargetGiveBack},
+		"committed":                     {at(switching, v1alpha1.TargetParked, parked, dumped, commit), TargetRestore},
+		"restoring":                     {at(switching, v1alpha1.TargetRestoring, dumped, commit), TargetRestore},
+		"restored":                      {at(switching, v1alpha1.TargetRestoring, dumped, commit, runs), TargetReport},
+		"restored and reported":         {at(switching, v1alpha1.TargetRestored, dumped, commit, runs), TargetIdle},
+		"it ran and is gone":            {at(switching, v1alpha1.TargetRestored, dumped, commit, nothing), TargetIdle},
+		"restore failed":                {at(switching, v1alpha1.TargetRestoring, dumped, commit, broken), TargetDiscard},
+		"restore failed, nothing left":  {at(switching, v1alpha1.TargetRestoring, dumped, commit, nothing), TargetTakeBack},
+		"committed, torn phase":         {at(rolling, v1alpha1.TargetRestoring, dumped, commit), TargetRestore},
+		"succeeded":                     {at(succeeded, v1alpha1.TargetRestored, dumped, commit, runs), TargetIdle},
+		"aborted":                       {at(rolling, v1alpha1.TargetParked, parked, dumped, abort), TargetClean},
+		"aborted, phase not yet":        {at(switching, v1alpha1.TargetParked, parked, dumped, abort), TargetClean},
+		"taken back":                    {at(switching, v1alpha1.TargetReverted, dumped, abort, nothing), TargetClean},
+		"cleaned":                       {at(rolling, v1alpha1.TargetCleaned, abort), TargetIdle},
+		"ended before anything decided": {at(failed, v1alpha1.TargetGated, gate), TargetClean},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := DecideTarget(tc.o); got != tc.want {
+				t.Errorf("DecideTarget = %s, want %s", got, tc.want)
+			}
+		})
+	}
+}

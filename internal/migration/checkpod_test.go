@@ -1,0 +1,210 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// bare is a pod that may move, changed.
+func bare(changes ...func(*corev1.Pod)) *corev1.Pod {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "redis", Namespace: "ns", UID: "s", Labels: map[string]string{"app": "redis"}},
+		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "app", Image: "redis:7"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{
+			{Name: "app", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}},
+	}
+	for _, c := range changes {
+		c(pod)
+	}
+	return pod
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// withVolume mounts a volume of that source.
+func withVolume(s corev1.VolumeSource) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Volumes = append(p.Spec.Volumes, corev1.Volume{Name: "v", VolumeSource: s})
+		p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "v", MountPath: "/v"})
+	}
+}
+
+func withRequest(name corev1.ResourceName, quantity string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		list := corev1.ResourceList{name: resource.MustParse(quantity)}
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: list, Limits: list}
+	}
+}
+
+func TestCheckPod(t *testing.T) {
+	c0 := func(change func(*corev1.Container)) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { change(&p.Spec.Containers[0]) }
+	}
+	owner := func(kind string, controller bool) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: "x", Controller: &controller}}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change  func(*corev1.Pod)
+		reasons []string
+	}{
+		"nothing":               {func(*corev1.Pod) {}, nil},
+		"being deleted":         {func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"pending":               {func(p *corev1.Pod) { p.Status = corev1.PodStatus{Phase: corev1.PodPending} }, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"never seen by kubelet": {func(p *corev1.Pod) { p.Status = corev1.PodStatus{} }, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"container crashes": {func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		}, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"static":                 {func(p *corev1.Pod) { p.Annotations = map[string]string{"kubernetes.io/config.source": "file"} }, []string{v1alpha1.ReasonStaticPod}},
+		"from the API":           {func(p *corev1.Pod) { p.Annotations = map[string]string{"kubernetes.io/config.source": "api"} }, nil},
+		"owned":                  {owner("ReplicaSet", true), []string{v1alpha1.ReasonOwnedPod}},
+		"owned, not controlled":  {owner("Thing", false), nil},
+		"no container at all":    {func(p *corev1.Pod) { p.Spec.Containers = nil }, []string{v1alpha1.ReasonMultipleContainers}},
+		"ordinary init":          {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "init"}} }, nil},
+		"host network":           {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, []string{v1alpha1.ReasonHostNetwork}},
+		"host processes and IPC": {func(p *corev1.Pod) { p.Spec.HostPID, p.Spec.HostIPC = true, true }, []string{v1alpha1.ReasonHostNamespaces, v1alpha1.ReasonHostNamespaces}},
+		"shared processes":       {func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = ptr(true) }, []string{v1alpha1.ReasonShareProcessNamespace}},
+		"not shared":             {func(p *corev1.Pod) { p.Spec.ShareProcessNamespace, p.Spec.HostUsers = ptr(false), ptr(true) }, nil},
+		"user namespace":         {func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false) }, []string{v1alpha1.ReasonUserNamespace}},
+		"ephemeral container":    {func(p *corev1.Pod) { p.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, 1) }, []string{v1alpha1.ReasonEphemeralContainers}},
+		"windows":                {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, []string{v1alpha1.ReasonRuntimeNotSupported}},
+		"linux":                  {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Linux} }, nil},
+		"other runtime":          {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("kata") }, []string{v1alpha1.ReasonRuntimeNotSupported}},
+		"moved before":           {func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr("godwit") }, nil},
+		"privileged":             {c0(func(c *corev1.Container) { c.SecurityContext = &corev1.SecurityContext{Privileged: ptr(true)} }), []string{v1alpha1.ReasonPrivileged}},
+		"not privileged":         {c0(func(c *corev1.Container) { c.SecurityContext = &corev1.SecurityContext{Privileged: ptr(false)} }), nil},
+		"terminal":               {c0(func(c *corev1.Container) { c.TTY = true }), []string{v1alpha1.ReasonTerminal}},
+		"stdin":                  {c0(func(c *corev1.Container) { c.Stdin = true }), []string{v1alpha1.ReasonTerminal}},
+		"block device":           {c0(func(c *corev1.Container) { c.VolumeDevices = make([]corev1.VolumeDevice, 1) }), []string{v1alpha1.ReasonDevices}},
+		"GPU":                    {withRequest("nvidia.com/gpu", "1"), []string{v1alpha1.ReasonDevices}},
+		"no GPU":                 {withRequest("nvidia.com/gpu", "0"), nil},
+		"huge pages":             {withRequest("hugepages-2Mi", "64Mi"), []string{v1alpha1.ReasonHugePages}},
+		"memory":                 {withRequest(corev1.ResourceMemory, "64Mi"), nil},
+		"ephemeral storage":      {withRequest(corev1.ResourceEphemeralStorage, "64Mi"), nil},
+		"resource claim":         {func(p *corev1.Pod) { p.Spec.ResourceClaims = make([]corev1.PodResourceClaim, 1) }, []string{v1alpha1.ReasonDevices}},
+		"two containers": {func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "b"})
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "b", State: p.Status.ContainerStatuses[0].State})
+		}, []string{v1alpha1.ReasonMultipleContainers}},
+		"sidecar": {func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Name: "proxy", RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways)}}
+		}, []string{v1alpha1.ReasonMultipleContainers}},
+		"mirror": {func(p *corev1.Pod) {
+			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "hash"}
+			owner("Node", true)(p)
+		}, []string{v1alpha1.ReasonStaticPod}},
+		"config map":          {withVolume(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}), nil},
+		"secret":              {withVolume(corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{}}), nil},
+		"token":               {withVolume(corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{}}), nil},
+		"downward API":        {withVolume(corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{}}), nil},
+		"NFS":                 {withVolume(corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}), nil},
+		"claim":               {withVolume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}), nil},
+		"emptyDir":            {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"emptyDir in memory":  {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"directory of a node": {withVolume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"claim of the pod":    {withVolume(corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"other driver":        {withVolume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"a volume for init only": {func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+			p.Spec.InitContainers = []corev1.Container{{Name: "init", VolumeMounts: []corev1.VolumeMount{{Name: "v"}}}}
+		}, nil},
+		"several at once": {func(p *corev1.Pod) {
+			p.Spec.HostNetwork = true
+			p.Spec.Containers[0].TTY = true
+		}, []string{v1alpha1.ReasonHostNetwork, v1alpha1.ReasonTerminal}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			failures := CheckPod(bare(tc.change))
+			if got := reasonsOf(failures); !slices.Equal(got, tc.reasons) {
+				t.Errorf("CheckPod = %+v, want %v", failures, tc.reasons)
+			}
+			for _, f := range failures {
+				if len(f.Message) < 20 {
+					t.Errorf("%s does not say what to do: %q", f.Reason, f.Message)
+				}
+			}
+		})
+	}
+}
+
+func reasonsOf(failures []v1alpha1.Failure) []string {
+	var reasons []string
+	for _, f := range failures {
+		reasons = append(reasons, f.Reason)
+	}
+	return reasons
+}
+
+func TestCheckVolumes(t *testing.T) {
+	claim := func(status, spec []corev1.PersistentVolumeAccessMode) *corev1.PersistentVolumeClaim {
+		return &corev1.PersistentVolumeClaim{Spec: corev1.PersistentVolumeClaimSpec{AccessModes: spec}, Status: corev1.PersistentVolumeClaimStatus{AccessModes: status}}
+	}
+	modes := func(m ...corev1.PersistentVolumeAccessMode) []corev1.PersistentVolumeAccessMode { return m }
+	const (
+		rwo, rox, rwx, rwop = corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod
+	)
+	pod := bare(withVolume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}))
+	for name, tc := range map[string]struct {
+		claim *corev1.PersistentVolumeClaim
+		ok    bool
+	}{
+		"shared":                {claim(modes(rwx), modes(rwx)), true},
+		"read only":             {claim(modes(rox), nil), true},
+		"one of several":        {claim(modes(rwo, rwx), nil), true},
+		"one node":              {claim(modes(rwo), modes(rwo)), false},
+		"one pod":               {claim(modes(rwop), nil), false},
+		"wanted, not yet bound": {claim(nil, modes(rwx)), true},
+		"what it got counts":    {claim(modes(rwo), modes(rwx)), false},
+		"no mode":               {claim(nil, nil), false},
+		"missing":               {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claims := map[string]*corev1.PersistentVolumeClaim{}
+			if tc.claim != nil {
+				claims["c"] = tc.claim
+			}
+			failures := CheckVolumes(pod, claims)
+			if tc.ok != (len(failures) == 0) || !tc.ok && failures[0].Reason != v1alpha1.ReasonVolumeNotPortable {
+				t.Errorf("CheckVolumes = %+v", failures)
+			}
+		})
+	}
+	if got := CheckVolumes(bare(), nil); got != nil {
+		t.Errorf("no volumes: %+v", got)
+	}
+}
+
+func TestFreezeBudget(t *testing.T) {
+	probe := func(period, failures int32) *corev1.Probe {
+		return &corev1.Probe{PeriodSeconds: period, FailureThreshold: failures}
+	}
+	for name, tc := range map[string]struct {
+		liveness, startup *corev1.Probe
+		want              time.Duration
+	}{
+		"no probes":            {nil, nil, 0},
+		"liveness":             {probe(10, 3), nil, 30 * time.Second},
+		"the shorter of two":   {probe(10, 3), probe(1, 5), 5 * time.Second},
+		"fails the first time": {probe(0, 0), nil, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := bare(func(p *corev1.Pod) {
+				p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].StartupProbe = tc.liveness, tc.startup
+			})
+			if got := FreezeBudget(pod); got != tc.want {
+				t.Errorf("FreezeBudget = %s, want %s", got, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,256 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"testing"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// The deciders look at so little that every combination of it can be tried.
+// These tests hold the rules that keep the pod from running twice, or nowhere,
+// against all of them, possible or not.
+
+var (
+	allPhases = []v1alpha1.MigrationPhase{"", pending, preparing, preCopying, switching, completing, rolling, succeeded, failed, wasCancel}
+	registers = []v1alpha1.HandoverState{"", committed, aborted}
+	allSource = []v1alpha1.SourceState{"", v1alpha1.SourceChecked, v1alpha1.SourceRefused, v1alpha1.SourcePreCopying, v1alpha1.SourceConverged,
+		v1alpha1.SourceStalled, v1alpha1.SourceFrozen, v1alpha1.SourceDumped, v1alpha1.SourceResumed, v1alpha1.SourceKilled, v1alpha1.SourceCleaned}
+	allTarget = []v1alpha1.TargetState{"", v1alpha1.TargetGated, v1alpha1.TargetReleased, v1alpha1.TargetParked, v1alpha1.TargetRestoring,
+		v1alpha1.TargetRestored, v1alpha1.TargetFailed, v1alpha1.TargetReverted, v1alpha1.TargetCleaned}
+	bools    = []bool{false, true}
+	verdicts = []v1alpha1.ConvergenceVerdict{"", v1alpha1.VerdictContinue, v1alpha1.VerdictSwitch}
+)
+
+func TestSourceRules(t *testing.T) {
+	n := 0
+	check := func(o SourceObservation) {
+		n++
+		bad := func(rule string) { t.Errorf("%s: %s for %+v", rule, DecideSource(o), o) }
+		switch a := DecideSource(o); a {
+		case SourceResume:
+			if o.Handover != aborted {
+				bad("thaws without an abort")
+			}
+		case SourceKill:
+			if o.Handover != committed || !o.PodGone || o.Phase != completing && !Finished(o.Phase) {
+				bad("kills before the target is confirmed and the pod object gone")
+			}
+		case SourceAbort:
+			if o.Handover != "" || o.Phase != switching {
+				bad("aborts what is decided, or has not begun")
+			}
+		case SourceSwitchover:
+			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Report.Failure != nil {
+				bad("freezes when not armed, or twice")
+			}
+		case SourceRound:
+			if o.Handover != "" || o.Frozen && o.Phase == switching || o.Phase != preCopying && o.Phase != switching {
+				bad("copies when it must not")
+			}
+			if o.MaxRounds == 0 && o.Phase == preCopying {
+				bad("copies though no pre-copy is wanted")
+			}
+		case SourceClean:
+			if o.Frozen && o.Handover == aborted {
+				bad("leaves a frozen pod behind")
+			}
+			if o.Handover == "" {
+				bad("removes images that may be needed")
+			}
+			if o.Handover == committed && o.Report.State != v1alpha1.SourceKilled {
+				bad("removes the images while they may be all there is")
+			}
+		case SourcePreflight:
+			if o.Phase != preparing || o.Handover != "" {
+				bad("checks at the wrong time")
+			}
+		case SourceIdle, SourceConverge, SourceAwaitArm, SourceAwaitCommit:
+		default:
+			bad("unknown action")
+		}
+	}
+	two := int32(2)
+	failure := &v1alpha1.Failure{Reason: v1alpha1.ReasonPreDumpFailed}
+	for _, phase := range allPhases {
+		for _, reg := range registers {
+			for _, state := range allSource {
+				for _, flags := range combinations(5) {
+					for _, verdict := range verdicts {
+						for _, frozenFor := range []time.Duration{0, time.Second, time.Hour} {
+							for _, maxRounds := range []int32{0, 2, 8} {
+								r := v1alpha1.SourceReport{State: state, Round: &two}
+								if flags[0] {
+									r.Failure = failure
+								}
+								check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute,
+									DirtyTracking: flags[1], PodGone: flags[2], Frozen: flags[3], Refresh: flags[4], FrozenFor: frozenFor, Verdict: verdict})
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d combinations", n)
+}
+
+func TestTargetRules(t *testing.T) {
+	check := func(o TargetObservation) {
+		bad := func(rule string) { t.Errorf("%s: %s for %+v", rule, DecideTarget(o), o) }
+		switch a := DecideTarget(o); a {
+		case TargetRestore:
+			if o.Handover != committed || o.Restored || o.RestoreFailed {
+				bad("restores without a commit, or again")
+			}
+		case TargetTakeBack:
+			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Report.State == v1alpha1.TargetRestored {
+				bad("takes back a commit though the pod may run")
+			}
+		case TargetDiscard:
+			if o.Handover != committed || !o.RestoreFailed || o.Restored {
+				bad("discards what runs")
+			}
+		case TargetCommit:
+			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil {
+				bad("commits to what is not there")
+			}
+		case TargetOpenGate:
+			if o.Handover != "" || o.SourceState != v1alpha1.SourceConverged || o.VerifiedRounds < o.SourceRounds {
+				bad("releases too early")
+			}
+		case TargetClean:
+			if o.Handover == committed {
+				bad("cleans up what is being restored")
+			}
+		case TargetGiveBack:
+			if o.Handover != "" || !o.ParkExpired {
+				bad("fails a create that is needed")
+			}
+		case TargetIdle, TargetVerifyRound, TargetReport:
+		default:
+			bad("unknown action")
+		}
+	}
+	for _, phase := range allPhases {
+		for _, reg := range registers {
+			for _, source := range []v1alpha1.SourceState{v1alpha1.SourcePreCopying, v1alpha1.SourceConverged, v1alpha1.SourceFrozen, v1alpha1.SourceDumped} {
+				for _, state := range allTarget {
+					for _, digest := range []string{"", "d"} {
+						for _, verified := range []int32{1, 2} {
+							for _, flags := range combinations(7) {
+								r := v1alpha1.TargetReport{State: state}
+								if flags[0] {
+									r.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonParkTimeout}
+								}
+								check(TargetObservation{Phase: phase, Handover: reg, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
+									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
+									TreeGone: flags[6], VerifiedRounds: verified})
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestControllerRules(t *testing.T) {
+	for _, phase := range allPhases {
+		for _, reg := range registers {
+			for _, source := range allSource {
+				for _, target := range allTarget {
+					for _, f := range combinations(7) {
+						o := observed(phase, sourceState(source), withTarget(target, 0))
+						if reg != "" {
+							register(reg)(&o)
+						}
+						for i, change := range []func(*Observation){cancelled, late, sourceGone, targetGone, sourceDeleting, targetDeleting, targetStarted} {
+							// Only a pod that exists has these properties.
+							if f[i] && (i < 4 || i == 4 && o.Source.Exists || i > 4 && o.Target.Exists) {
+								change(&o)
+							}
+						}
+						checkController(t, o)
+					}
+				}
+			}
+		}
+	}
+}
+
+func checkController(t *testing.T, o Observation) {
+	t.Helper()
+	m := o.Migration
+	d := Decide(o)
+	bad := func(rule string) {
+		t.Errorf("%s: %+v for phase %s, handover %s, source %+v %s, target %+v %s", rule, d, m.Status.Phase, handover(m),
+			o.Source, m.Status.Source.State, o.Target, m.Status.Target.State)
+	}
+	switch d.Action {
+	case DeleteSource:
+		if handover(m) != committed || m.Status.Phase != completing {
+			bad("deletes the source before the target is confirmed")
+		}
+	case DeleteTarget:
+		if handover(m) != aborted || m.Status.Phase != rolling {
+			bad("deletes the target without an abort")
+		}
+	case Abort:
+		if handover(m) != "" || d.Phase != rolling || d.Failure == nil || Finished(m.Status.Phase) {
+			bad("aborts what is decided")
+		}
+	case CreateTarget:
+		if handover(m) != "" || m.Status.Phase != preCopying || o.Target.Exists {
+			bad("creates a target that is not wanted")
+		}
+	case Advance:
+		checkAdvance(m, o, d, bad)
+	case Wait:
+		if d.Phase != "" {
+			bad("waits and yet enters a phase")
+		}
+	default:
+		bad("unknown action")
+	}
+}
+
+func checkAdvance(m *v1alpha1.Migration, o Observation, d Decision, bad func(string)) {
+	switch {
+	case Finished(m.Status.Phase):
+		bad("leaves a final phase")
+	case d.Phase == m.Status.Phase:
+		bad("enters the phase it is in")
+	case d.Phase == completing && (handover(m) != committed || m.Status.Target.State != v1alpha1.TargetRestored || !o.Target.Started):
+		bad("completes without a confirmed target")
+	case d.Phase == switching && (handover(m) != "" || m.Status.Target.State != v1alpha1.TargetParked || m.Status.Source.State != v1alpha1.SourceConverged):
+		bad("arms too early")
+	case d.Phase == succeeded && (handover(m) != committed || o.Source.Exists):
+		bad("succeeds too early")
+	case (d.Phase == failed || d.Phase == wasCancel) && d.Failure == nil:
+		bad("fails without a reason")
+	case (d.Phase == failed || d.Phase == wasCancel) && handover(m) == committed && (o.Source.Exists || o.Target.Exists):
+		bad("fails after the commit")
+	case (d.Phase == failed || d.Phase == wasCancel) && handover(m) == "" && m.Status.Phase != "" && m.Status.Phase != pending && m.Status.Phase != preparing:
+		bad("ends without a rollback")
+	case (d.Phase == failed || d.Phase == wasCancel) && handover(m) == aborted && (o.Target.Exists || o.Source.Exists && m.Status.Source.State != v1alpha1.SourceCleaned):
+		bad("ends before the rollback is done")
+	}
+}
+
+// combinations are all lists of n truth values.
+func combinations(n int) [][]bool {
+	if n == 0 {
+		return [][]bool{nil}
+	}
+	var all [][]bool
+	for _, rest := range combinations(n - 1) {
+		for _, b := range bools {
+			all = append(all, append([]bool{b}, rest...))
+		}
+	}
+	return all
+}
