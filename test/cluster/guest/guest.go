@@ -18,6 +18,12 @@ var InitSource []byte
 //go:embed pause/main.go
 var PauseSource []byte
 
+// SteadySource is the source of the program that keeps the kernel's code as it
+// is.
+//
+//go:embed steady/main.go
+var SteadySource []byte
+
 // ProbeLine is what InitSource prints on the console when the kernel was booted
 // with ProbeArgument.
 const ProbeLine = "godwit-probe-ok"

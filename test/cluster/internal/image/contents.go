@@ -34,6 +34,7 @@ var packages = []string{
 // enabled are the units that multi-user.target wants besides Debian's own.
 var enabled = []string{
 	"godwit-network.service",
+	"godwit-steady.service",
 	"containerd.service",
 	"godwit-images.service",
 	"godwit-modules.service",

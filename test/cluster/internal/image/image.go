@@ -35,8 +35,8 @@ var files embed.FS
 type Inputs struct {
 	// Kubernetes, Containerd, Runc and CNI hold the nodes' programs.
 	Kubernetes, Containerd, Runc, CNI string
-	// Init and Pause hold the guest programs.
-	Init, Pause string
+	// Init, Pause and Steady hold the guest programs.
+	Init, Pause, Steady string
 }
 
 // Image is what a node boots from.
@@ -124,7 +124,7 @@ func (b *Builder) Build(ctx context.Context, in Inputs) (Image, error) {
 		return Image{}, err
 	}
 	// The directories' names carry the keys of what is in them.
-	key := cache.Key("1", debian, in.Kubernetes, in.Containerd, in.Runc, in.CNI, in.Init, in.Pause, own,
+	key := cache.Key("1", debian, in.Kubernetes, in.Containerd, in.Runc, in.CNI, in.Init, in.Pause, in.Steady, own,
 		fmt.Sprint(enabled, masked, dropped), diskSize)
 	dir, err := b.Cache.Artifact(ctx, "node", key, func(dir string) error {
 		return b.Progress.Step("make the nodes' base disk", func() error { return b.build(ctx, debian, in, dir) })

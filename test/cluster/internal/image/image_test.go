@@ -93,7 +93,7 @@ func TestOwnUnitsAreInTheImage(t *testing.T) {
 func TestPopulateReplacesLinks(t *testing.T) {
 	dir := t.TempDir()
 	tree, programs := filepath.Join(dir, "tree"), filepath.Join(dir, "programs")
-	for _, p := range []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback", "portmap"} {
+	for _, p := range []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc", "steady", "bridge", "host-local", "loopback", "portmap"} {
 		write(t, filepath.Join(programs, p), p)
 	}
 	write(t, filepath.Join(tree, "usr/share/doc/x"), "dropped")
@@ -103,7 +103,7 @@ func TestPopulateReplacesLinks(t *testing.T) {
 	if err := link(outside, filepath.Join(tree, "etc/resolv.conf")); err != nil {
 		t.Fatal(err)
 	}
-	in := Inputs{Kubernetes: programs, Containerd: programs, Runc: programs, CNI: programs}
+	in := Inputs{Kubernetes: programs, Containerd: programs, Runc: programs, CNI: programs, Steady: programs}
 	if err := populate(tree, in); err != nil {
 		t.Fatal(err)
 	}

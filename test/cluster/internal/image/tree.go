@@ -80,6 +80,7 @@ func installPrograms(tree string, in Inputs) error {
 		{in.Kubernetes, "usr/local/bin", []string{"kubelet", "kube-proxy"}},
 		{in.Containerd, "usr/local/bin", []string{"containerd", "containerd-shim-runc-v2", "ctr"}},
 		{in.Runc, "usr/local/bin", []string{"runc"}},
+		{in.Steady, "usr/local/lib/godwit", []string{"steady"}},
 		{in.CNI, "opt/cni/bin", []string{"bridge", "host-local", "loopback", "portmap"}},
 	} {
 		for _, name := range p.names {

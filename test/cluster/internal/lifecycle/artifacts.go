@@ -62,6 +62,7 @@ func BuildArtifacts(ctx context.Context, c *cache.Cache, report *progress.Report
 		}{
 			{toolchain.GuestInit(), &in.Init},
 			{toolchain.Pause(), &in.Pause},
+			{toolchain.Steady(), &in.Steady},
 			{toolchain.CNIPlugins(v), &in.CNI},
 			{toolchain.Runc(v), &in.Runc},
 			{toolchain.Etcd(v), &out.Etcd},

@@ -110,6 +110,11 @@ func Pause() Tool {
 	return Tool{Name: "pause", Programs: []Program{{Name: "pause", Package: "."}}, Source: guest.PauseSource}
 }
 
+// Steady is the program that keeps the nodes' kernels from patching themselves.
+func Steady() Tool {
+	return Tool{Name: "steady", Programs: []Program{{Name: "steady", Package: "."}}, Source: guest.SteadySource}
+}
+
 // minorOf returns N of v1.N.P.
 func minorOf(version string) string {
 	parts := strings.SplitN(version, ".", 3)
