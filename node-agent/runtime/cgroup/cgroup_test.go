@@ -125,6 +125,9 @@ func TestFreezeThawKill(t *testing.T) {
 	if empty, err := c.Empty(k.CgroupDir); err != nil || !empty {
 		t.Errorf("empty %t, %v", empty, err)
 	}
+	if asked, err := c.FreezeAsked(k); err != nil || asked {
+		t.Errorf("a killed cgroup stays frozen: %t, %v", asked, err)
+	}
 	if err := c.Freeze(t.Context(), k); !errors.Is(err, runtime.ErrNotFound) {
 		t.Errorf("freeze of an empty cgroup: %v", err)
 	}

@@ -21,6 +21,9 @@ var _ runtime.Freezer = (*Control)(nil)
 // Freeze freezes all tasks of the container and returns when the kernel says
 // that the last one has stopped. On any failure the container is thawed.
 func (c *Control) Freeze(ctx context.Context, k runtime.Container) error {
+	if err := ctx.Err(); err != nil {
+		return err // freezing may be quicker than a look at ctx later
+	}
 	r, err := c.open(k.CgroupDir)
 	if err != nil {
 		return asNotFound(k, err)

@@ -72,6 +72,12 @@ func (c *Control) KillAll(ctx context.Context, dir string) error {
 			}
 			return fmt.Errorf("kill cgroup %s: %w", filepath.Base(dir), err)
 		}
+		// A cgroup that stays frozen without processes is "paused" for runc,
+		// which then refuses to delete the container. The write above has queued
+		// SIGKILL for every task, so thawing lets none of them run.
+		if err := write(r, "cgroup.freeze", "0"); err != nil && !gone(err) {
+			return fmt.Errorf("thaw cgroup %s: %w", filepath.Base(dir), err)
+		}
 		turn, cancel := context.WithDeadline(ctx, earlier(deadline, time.Now().Add(time.Second)))
 		err := await(turn, r, func(e events) bool { return !e.populated })
 		cancel()

@@ -56,13 +56,15 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	if err := os.WriteFile(conf, []byte(r.dumpConfig(o)), 0o600); err != nil {
 		return s, noSpace(err)
 	}
-	_, err = r.o.Host.Run(ctx, host.Command{
-		Args:            r.dumpArgs(c, o, flags),
-		Env:             []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)},
-		Uninterruptible: true,
+	if err := ctx.Err(); err != nil {
+		return s, err // the last chance to give up with nothing touched
+	}
+	_, err = r.o.Host.Run(context.WithoutCancel(ctx), host.Command{
+		Args: r.dumpArgs(c, o, flags),
+		Env:  []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)},
 	})
 	if err == nil {
-		err = collect(d, o, &s)
+		err = collect(d, o, final, &s)
 	}
 	// What CRIU counts as frozen is part of a pause that was there before.
 	s.Frozen = 0

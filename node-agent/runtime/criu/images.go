@@ -80,10 +80,18 @@ func checkParent(h *host.Host, o runtime.DumpOptions) error {
 	return f.Close()
 }
 
+// kind of a dump.
+type kind int
+
+const (
+	preDump kind = iota
+	final
+)
+
 // collect verifies that a dump is whole and gathers its measurements.
-func collect(d dirs, o runtime.DumpOptions, s *runtime.DumpStats) error {
+func collect(d dirs, o runtime.DumpOptions, k kind, s *runtime.DumpStats) error {
 	img := host.FDPath(d.images)
-	if err := checkInventory(filepath.Join(img, "inventory.img")); err != nil {
+	if err := checkInventory(filepath.Join(img, "inventory.img"), k); err != nil {
 		return err
 	}
 	link, err := os.Readlink(filepath.Join(img, "parent"))
@@ -111,8 +119,9 @@ func collect(d dirs, o runtime.DumpOptions, s *runtime.DumpStats) error {
 	return nil
 }
 
-// checkInventory reads the file that CRIU writes last.
-func checkInventory(name string) error {
+// checkInventory reads the file that CRIU writes last. It tells the two kinds of
+// dump apart: that of a pre-dump has the mode of the pre-dump and no version.
+func checkInventory(name string, k kind) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("the dump has no inventory: %w", err)
@@ -125,8 +134,9 @@ func checkInventory(name string) error {
 	if len(img.Entries) != 1 {
 		return fmt.Errorf("the inventory has %d entries", len(img.Entries))
 	}
-	if e, ok := img.Entries[0].Message.(*inventory.InventoryEntry); !ok || e.GetImgVersion() == 0 {
-		return errors.New("the inventory names no version")
+	e, ok := img.Entries[0].Message.(*inventory.InventoryEntry)
+	if !ok || k == final && (e.GetImgVersion() == 0 || e.PreDumpMode != nil) || k == preDump && e.PreDumpMode == nil {
+		return fmt.Errorf("the inventory is not that of such a dump: %v", e)
 	}
 	return nil
 }

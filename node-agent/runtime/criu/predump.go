@@ -54,7 +54,7 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 	_, err = w.call(&rpc.CriuReq{Type: rpc.CriuReqType_PRE_DUMP.Enum(), Opts: opts})
 	stop()
 	if err == nil {
-		err = collect(d, o, &s)
+		err = collect(d, o, preDump, &s)
 	}
 	s.Duration = time.Since(s.Start)
 	if err != nil {
@@ -99,13 +99,14 @@ func (r *Runtime) predumpOptions(c runtime.Container, o runtime.DumpOptions, d d
 // killWhenResumed ends a pre-dump as soon as its log says that the tasks run
 // again. When the log cannot be watched the pre-dump is left to end by itself.
 func killWhenResumed(p *host.Process, work *os.File) {
-	log := filepath.Join(host.FDPath(work), predumpLog)
+	dir := host.FDPath(work)
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return
 	}
 	defer w.Close()
-	if err := w.Add(log); err != nil {
+	// The directory, for the log may not be there yet.
+	if err := w.Add(dir); err != nil {
 		return
 	}
 	ended := make(chan struct{})
@@ -115,7 +116,7 @@ func killWhenResumed(p *host.Process, work *os.File) {
 		_, _ = p.Wait()
 	}()
 	for {
-		if b, err := os.ReadFile(log); err == nil && bytes.Contains(b, []byte(resumed)) {
+		if b, err := os.ReadFile(filepath.Join(dir, predumpLog)); err == nil && bytes.Contains(b, []byte(resumed)) {
 			p.Kill()
 			return
 		}

@@ -33,9 +33,6 @@ type Command struct {
 	Stdin []byte
 	// Files are further descriptors, the first becomes 3.
 	Files []*os.File
-	// Uninterruptible makes Run ignore the end of its context once the command
-	// has begun.
-	Uninterruptible bool
 }
 
 // Process is a started command.
@@ -52,8 +49,8 @@ type Process struct {
 }
 
 // Run runs a command and returns its standard output. When ctx ends, the
-// command and everything it started are killed (unless Uninterruptible). A
-// command that fails returns an *ExitError.
+// command and everything it started are killed. A command that fails returns an
+// *ExitError.
 func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -62,10 +59,7 @@ func (h *Host) Run(ctx context.Context, c Command) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := func() bool { return true }
-	if !c.Uninterruptible {
-		stop = context.AfterFunc(ctx, p.Kill)
-	}
+	stop := context.AfterFunc(ctx, p.Kill)
 	out, err := p.Wait()
 	if !stop() && err != nil {
 		err = errors.Join(ctx.Err(), err)

@@ -82,22 +82,6 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestUninterruptible(t *testing.T) {
-	h := here(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	out, err := h.Run(ctx, Command{Args: []string{"sh", "-c", "sleep 0.3; echo done"}, Uninterruptible: true})
-	if err != nil || string(out) != "done\n" {
-		t.Errorf("got %q, %v", out, err)
-	}
-	if ctx.Err() == nil {
-		t.Error("the test did not test anything")
-	}
-	if _, err := h.Run(ctx, Command{Args: []string{"true"}, Uninterruptible: true}); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a command began with an ended context: %v", err)
-	}
-}
-
 func TestEnterLeavesOtherThreadsAlone(t *testing.T) {
 	h := here(t)
 	before, err := os.Readlink("/proc/thread-self/ns/mnt")

@@ -165,9 +165,27 @@ func testDumpOutlastsContext(t *testing.T, n Node) {
 	w := n.Start(t)
 	noError(t, "Freeze", n.Freezer.Freeze(step(t), w.Info()))
 	before := w.Progress(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	ended := make(chan struct{})
+	watched := make(chan struct{})
+	go func() { // ends the context as soon as the dump writes
+		defer close(watched)
+		for {
+			if names, _ := os.ReadDir(n.options(0).ImageDir); len(names) > 0 {
+				cancel()
+				return
+			}
+			select {
+			case <-ended:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
 	_, err := n.Checkpointer.Dump(ctx, w.Info(), n.options(0))
+	close(ended)
+	<-watched
 	noError(t, "Dump", err)
 	frozen(t, n, w.Info(), true)
 	if now := stands(t, w); now != before {

@@ -26,7 +26,8 @@ import (
 //	CGO_ENABLED=0 go test -c -o runtimetest.test ./node-agent/runtime/runtimetest
 //	(on the node) GODWIT_NODE_TEST=1 ./runtimetest.test -test.v -test.run TestNode
 //
-// GODWIT_NODE_VOLUME names a directory for the images, for instance on NFS.
+// GODWIT_NODE_VOLUME names a directory for the images, for instance on NFS;
+// with GODWIT_NODE_KEEP=1 images and logs stay.
 const nodeVariable = "GODWIT_NODE_TEST"
 
 // TestMain turns the binary into the program that runs in the containers, when
@@ -56,7 +57,7 @@ func directory(t *testing.T, parent string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if t.Failed() {
+		if t.Failed() || os.Getenv("GODWIT_NODE_KEEP") == "1" {
 			t.Logf("kept for a look: %s", dir)
 			return
 		}
