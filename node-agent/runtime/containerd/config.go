@@ -68,15 +68,15 @@ func (c config) runtimes() (plugin, defaultName string, entries map[string]any) 
 	return "", "", nil
 }
 
-// dropInDir is the directory in which the main configuration looks for
-// drop-ins. Relative patterns are relative to the configuration's directory.
-func (c config) dropInDir(mainFile string) (string, error) {
+// dropInDir is the directory in which the main configuration looks for a
+// drop-in of this name. Relative patterns are relative to the configuration's directory.
+func (c config) dropInDir(mainFile, name string) (string, error) {
 	for _, pattern := range c.Imports {
 		dir, base := path.Split(pattern)
 		if !path.IsAbs(pattern) {
 			dir = path.Join(path.Dir(mainFile), dir)
 		}
-		if ok, err := path.Match(base, dropInName); err == nil && ok && !strings.ContainsAny(dir, "*?[") {
+		if ok, err := path.Match(base, name); err == nil && ok && !strings.ContainsAny(dir, "*?[") {
 			return path.Clean(dir), nil
 		}
 	}

@@ -133,7 +133,7 @@ func TestDropInDir(t *testing.T) {
 		{[]string{"/etc/one.toml"}, ""},
 		{nil, ""},
 	} {
-		got, err := config{Imports: k.imports}.dropInDir("/etc/containerd/config.toml")
+		got, err := config{Imports: k.imports}.dropInDir("/etc/containerd/config.toml", DefaultDropIn)
 		if got != k.want || (k.want == "") != errors.Is(err, ErrNoImports) {
 			t.Errorf("%v: %q, %v", k.imports, got, err)
 		}

@@ -24,7 +24,9 @@ const (
 	// DefaultConfig is containerd's main configuration file on the node.
 	DefaultConfig = "/etc/containerd/config.toml"
 
-	dropInName     = "godwit.toml"
+	// DefaultDropIn is the name of our configuration file.
+	DefaultDropIn = "godwit.toml"
+
 	podAnnotations = "godwit.dev/*"
 	dropInHeader   = "# Written by Godwit's node agent, which replaces and removes it as a whole.\n"
 )
@@ -37,6 +39,8 @@ type HandlerOptions struct {
 	Binary string
 	// Config is containerd's main configuration, a path of the node. Default DefaultConfig.
 	Config string
+	// DropIn is the name of our configuration file. Default DefaultDropIn.
+	DropIn string
 	// Unit is containerd's systemd unit. Default "containerd".
 	Unit string
 	// ServeTimeout bounds the wait for a restarted containerd. Default 60 s.
@@ -52,6 +56,9 @@ func (o HandlerOptions) withDefaults() HandlerOptions {
 	}
 	if o.Config == "" {
 		o.Config = DefaultConfig
+	}
+	if o.DropIn == "" {
+		o.DropIn = DefaultDropIn
 	}
 	if o.Unit == "" {
 		o.Unit = "containerd"
@@ -83,7 +90,7 @@ func (r *Runtime) InstallHandler(ctx context.Context, wrapper []byte, o HandlerO
 	if err != nil {
 		return done, err
 	}
-	done.DropIn = path.Join(dir, dropInName)
+	done.DropIn = path.Join(dir, o.DropIn)
 	effective, err := r.effectiveConfig(ctx, o)
 	if err != nil {
 		return done, err
@@ -172,7 +179,7 @@ func (r *Runtime) UninstallHandler(ctx context.Context, o HandlerOptions) (Unins
 	case err != nil:
 		return done, err
 	default:
-		file := path.Join(dir, dropInName)
+		file := path.Join(dir, o.DropIn)
 		if _, err := r.o.Host.ReadFile(file); err == nil {
 			if err := r.o.Host.Remove(file); err != nil {
 				return done, fmt.Errorf("remove the drop-in: %w", err)
@@ -225,7 +232,7 @@ func (r *Runtime) mainConfig(ctx context.Context, o HandlerOptions) (config, str
 	if err != nil {
 		return c, "", err
 	}
-	dir, err := c.dropInDir(o.Config)
+	dir, err := c.dropInDir(o.Config, o.DropIn)
 	return c, dir, err
 }
 

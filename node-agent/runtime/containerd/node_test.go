@@ -30,10 +30,7 @@ func TestHandlerOnNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	o := HandlerOptions{Name: "godwit-handler-test", Binary: "/opt/godwit-handler-test/wrapper"}
-	if b, err := h.ReadFile("/etc/containerd/conf.d/" + dropInName); err == nil {
-		t.Skipf("NOT RUN: a handler is installed here:\n%s", b)
-	}
+	o := HandlerOptions{Name: "godwit-handler-test", Binary: "/opt/godwit-handler-test/wrapper", DropIn: "godwit-handler-test.toml"}
 	t.Cleanup(func() { os.RemoveAll("/opt/godwit-handler-test") })
 	wrapper := []byte("#!/bin/sh\nexec runc \"$@\"\n")
 	for _, k := range []struct {
@@ -71,7 +68,7 @@ func TestHandlerOnNode(t *testing.T) {
 			t.Fatalf("%+v, %v", done, err)
 		}
 	}
-	for _, name := range []string{"/etc/containerd/conf.d/" + dropInName, o.Binary} {
+	for _, name := range []string{"/etc/containerd/conf.d/" + o.DropIn, o.Binary} {
 		if _, err := h.ReadFile(name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -84,7 +81,7 @@ func TestHandlerOnNode(t *testing.T) {
 // testBadConfig: a change that containerd does not take is taken back.
 func testBadConfig(t *testing.T, h *host.Host, r *Runtime, o HandlerOptions) {
 	t.Helper()
-	before, err := h.ReadFile("/etc/containerd/conf.d/" + dropInName)
+	before, err := h.ReadFile("/etc/containerd/conf.d/" + o.DropIn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +92,7 @@ func testBadConfig(t *testing.T, h *host.Host, r *Runtime, o HandlerOptions) {
 	if err == nil || !strings.Contains(err.Error(), "restart containerd") {
 		t.Errorf("got %v", err)
 	}
-	if after, err := h.ReadFile("/etc/containerd/conf.d/" + dropInName); err != nil || string(after) != string(before) {
+	if after, err := h.ReadFile("/etc/containerd/conf.d/" + o.DropIn); err != nil || string(after) != string(before) {
 		t.Errorf("the drop-in is now %q, %v", after, err)
 	}
 }
