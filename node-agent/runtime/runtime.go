@@ -76,10 +76,12 @@ type Finder interface {
 
 // DumpOptions say where a dump goes.
 type DumpOptions struct {
-	// ImageDir is the directory for the images; created with mode 0700 when missing.
+	// ImageDir is the directory for the images; created with mode 0700 when
+	// missing. It must be empty: a retry takes a new one.
 	ImageDir string
 	// Parent is the relative path from ImageDir to the images this dump builds
-	// on ("../round-002"); empty for a full dump. It must exist.
+	// on, a sibling ("../round-002"); empty for a full dump. It must hold a
+	// finished dump.
 	Parent string
 	// WorkDir is a directory on the node (not on the volume) for logs and statistics.
 	WorkDir string
