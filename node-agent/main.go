@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -120,15 +119,13 @@ func serve(ctx context.Context, o options, node *node) error {
 
 	// The socket has to answer before containerd knows the handler, and the
 	// handler to be known before the node calls itself ready.
-	var handler atomic.Pointer[error]
-	notYet := errors.New("the runtime handler is being installed")
-	handler.Store(&notYet)
-	if err := mgr.Add(installer(o, node, &handler)); err != nil {
+	handler := &handlerState{settled: make(chan struct{})}
+	if err := mgr.Add(installer(o, node, handler)); err != nil {
 		return err
 	}
 	if err := mgr.Add(&agent.NodeReporter{
 		NodeName: o.nodeName, Client: mgr.GetClient(), Prober: node.Prober,
-		Ready: func() error { return *handler.Load() },
+		Ready: handler.get, Settled: handler.settled,
 	}); err != nil {
 		return err
 	}

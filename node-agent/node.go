@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -59,21 +59,45 @@ func (n *node) close() {
 	_ = n.host.Close()
 }
 
+// handlerState is how the last try to install the runtime handler ended.
+type handlerState struct {
+	settled chan struct{}
+
+	mu   sync.Mutex
+	err  error
+	once bool
+}
+
+func (s *handlerState) set(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+	if !s.once {
+		s.once = true
+		close(s.settled)
+	}
+}
+
+func (s *handlerState) get() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 // installer returns a runnable that installs the runtime handler, trying again
 // until it works: containerd may be restarting, and a node whose configuration
 // needs a person must say so on its Node object rather than crash its agent.
-func installer(o options, n *node, state *atomic.Pointer[error]) manager.RunnableFunc {
+func installer(o options, n *node, state *handlerState) manager.RunnableFunc {
 	return func(ctx context.Context) error {
 		log := ctrl.Log.WithName("runtime-handler")
-		set := func(err error) { state.Store(&err) }
 		if !o.installRuntime {
-			set(nil)
+			state.set(nil)
 			return nil
 		}
 		const retry = 10 * time.Second
 		for {
 			err := n.installHandler(ctx, o)
-			set(err)
+			state.set(err)
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}

@@ -35,11 +35,21 @@ type NodeReporter struct {
 	// Ready returns why the node cannot take part for another reason than its
 	// abilities (the runtime handler is not installed, say); nil when it can.
 	Ready func() error
+	// Settled is closed when Ready has a first answer; until then an agent that
+	// restarts leaves its node's facts as they are. nil: at once.
+	Settled <-chan struct{}
 }
 
 // Start reports until ctx ends. It implements manager.Runnable.
 func (r *NodeReporter) Start(ctx context.Context) error {
 	log := ctrl.Log.WithName("node-facts")
+	if r.Settled != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.Settled:
+		}
+	}
 	for {
 		next := factsInterval
 		ready, err := r.report(ctx)
