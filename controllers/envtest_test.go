@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -25,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/yaml"
 
 	"godwit.dev/godwit/api/v1alpha1"
 )
@@ -32,10 +34,12 @@ import (
 // These tests run the controller against a real API server. They play kubelet,
 // the scheduler and both node agents themselves.
 var (
-	testConfig  *rest.Config
-	testClient  client.Client
-	testScheme  = runtime.NewScheme()
-	testKubectl string
+	testConfig *rest.Config
+	// managerConfig has the manager's rights, and no others.
+	managerConfig *rest.Config
+	testClient    client.Client
+	testScheme    = runtime.NewScheme()
+	testKubectl   string
 	// kubeconfig is a file that kubectl can be pointed at.
 	kubeconfig string
 	// errNoServer is why there is no API server to test against.
@@ -119,6 +123,9 @@ func prepare(env *envtest.Environment) error {
 	if testClient, err = client.New(testConfig, client.Options{Scheme: testScheme}); err != nil {
 		return err
 	}
+	if err := addManager(env); err != nil {
+		return err
+	}
 	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		return err
@@ -138,6 +145,39 @@ func prepare(env *envtest.Environment) error {
 		return err
 	}
 	return createNodes(ctx)
+}
+
+// addManager makes a user with the role that is shipped for the manager, so
+// that every test fails when a right is missing.
+func addManager(env *envtest.Environment) error {
+	raw, err := os.ReadFile(filepath.Join("..", "config", "rbac", "manager", "role.yaml"))
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	for _, document := range strings.Split(string(raw), "\n---\n") {
+		var role rbacv1.ClusterRole
+		if err := yaml.Unmarshal([]byte(document), &role); err != nil {
+			return err
+		}
+		if role.Kind != "ClusterRole" {
+			continue // the lease's; there is no election here
+		}
+		if err := testClient.Create(ctx, &role); err != nil {
+			return err
+		}
+		if err := testClient.Create(ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+			Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: "manager"}}}); err != nil {
+			return err
+		}
+	}
+	user, err := env.AddUser(envtest.User{Name: "manager"}, rest.CopyConfig(testConfig))
+	if err != nil {
+		return err
+	}
+	managerConfig = user.Config()
+	return nil
 }
 
 // createNodes makes the nodes of all tests: n1 and n2 suit each other, the

@@ -87,7 +87,7 @@ func newNamespace(t *testing.T) *fixture {
 func (f *fixture) start() {
 	f.Helper()
 	skip := true
-	mgr, err := ctrl.NewManager(testConfig, ctrl.Options{
+	mgr, err := ctrl.NewManager(managerConfig, ctrl.Options{
 		Scheme:     testScheme,
 		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{f.ns: {}}, DefaultTransform: cache.TransformStripManagedFields()},
 		Metrics:    metricsserver.Options{BindAddress: "0"},
@@ -97,6 +97,7 @@ func (f *fixture) start() {
 	f.registry = prometheus.NewRegistry() // a restarted manager counts afresh
 	metrics, err := NewMetrics(f.registry)
 	f.must(err, "metrics")
+	f.must(f.registry.Register(InFlight{Reader: mgr.GetCache()}), "register the gauge")
 	f.must((&MigrationReconciler{
 		Client:                  guard{Client: mgr.GetClient(), f: f},
 		APIReader:               mgr.GetAPIReader(),

@@ -208,6 +208,12 @@ func TestBegunMigrationWins(t *testing.T) {
 	if m := f.awaitPhase("second", v1alpha1.PhaseFailed); m.Status.Failure.Reason != v1alpha1.ReasonConflictingMigration {
 		t.Errorf("failure = %+v", m.Status.Failure)
 	}
+	if got := f.metric("godwit_migrations_in_flight", "phase", "PreCopying").GetGauge().GetValue(); got != 1 {
+		t.Errorf("%v migrations are in flight", got)
+	}
+	if got := f.metric("godwit_migrations_finished_total", "result", "Failed", "reason", v1alpha1.ReasonConflictingMigration).GetCounter().GetValue(); got != 1 {
+		t.Errorf("%v migrations failed", got)
+	}
 	if m := f.get("first"); m.Status.Phase != v1alpha1.PhasePreCopying {
 		t.Errorf("the first is %s", m.Status.Phase)
 	}
