@@ -190,7 +190,11 @@ func (s *sourceSession) publish(ctx context.Context) error {
 }
 
 // fail reports that the source gives up; the controller rolls back.
+// A step that failed because the agent is going down is no failure.
 func (s *sourceSession) fail(ctx context.Context, m *v1alpha1.Migration, reason, container string, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // the agent is going down; its successor goes on
+	}
 	s.log.Error(cause, "giving up", "reason", reason, "container", container)
 	if errors.Is(cause, runtime.ErrNoSpace) {
 		reason = v1alpha1.ReasonNoSpace
