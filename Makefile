@@ -87,13 +87,11 @@ test: ## Run all of it
 
 .PHONY: image
 image: ## Build our own image from the Dockerfile, without a registry
-	hack/packages.sh buildah ca-certificates debian-archive-keyring
-	go run ./test/images build godwit
+	hack/images.sh build godwit
 
 .PHONY: images
 images: ## Build all images, those of the tests' workloads too
-	hack/packages.sh buildah ca-certificates debian-archive-keyring
-	go run ./test/images build
+	hack/images.sh build
 
 ##@ Cluster (CLUSTER=name, default godwit)
 
@@ -107,8 +105,7 @@ cluster-build: bin/cluster ## Fill the cache with all that a cluster is made of
 cluster-up: bin/cluster ## Start a cluster of two virtual machines
 	bin/cluster --name $(CLUSTER) up
 cluster-load: bin/cluster ## Build all images and import them on the nodes
-	hack/packages.sh buildah ca-certificates debian-archive-keyring
-	bin/cluster --name $(CLUSTER) load-image $$(go run ./test/images build | awk '{ print $$3 }')
+	bin/cluster --name $(CLUSTER) load-image $$(hack/images.sh build | awk '{ print $$3 }')
 cluster-down: bin/cluster ## Remove the cluster
 	bin/cluster --name $(CLUSTER) down --force
 cluster-ssh: bin/cluster ## Log in to a node (NODE=n1)

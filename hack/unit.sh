@@ -16,7 +16,7 @@ export KUBEBUILDER_ASSETS HELM KUBECTL
 mkdir -p artifacts
 packages=("$@")
 if [ ${#packages[@]} = 0 ]; then
-	mapfile -t packages < <(go list ./... | grep -v -E '/test/(e2e|bench|chaos|demo)($|/)')
+	mapfile -t packages < <(go list ./... | grep -v -E '/test/(e2e|bench|chaos)($|/)')
 fi
 exec "$(hack/tool.sh gotestsum)" --format pkgname --format-hide-empty-pkg --jsonfile artifacts/unit.json \
 	-- -race -timeout 10m "${packages[@]}"

@@ -19,9 +19,7 @@ rm -rf "$artifacts"
 mkdir -p "$artifacts"
 
 go build -o bin/cluster ./test/cluster
-go build -o bin/images ./test/images
 helm=$(hack/tool.sh helm)
-hack/packages.sh buildah ca-certificates debian-archive-keyring
 
 finish() {
 	local status=$?
@@ -58,7 +56,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # Compiling our image and booting the nodes take about as long: side by side.
-bin/images build >"$artifacts/images.txt" 2>"$artifacts/images.log" &
+hack/images.sh build >"$artifacts/images.txt" 2>"$artifacts/images.log" &
 building=$!
 "$cluster" --name "$name" up
 if ! wait "$building"; then

@@ -94,8 +94,12 @@ func (b *builder) dockerfileImage(ctx context.Context) (v1.Image, error) {
 			return nil, err
 		}
 	}
+	limits, err := limitFlags()
+	if err != nil {
+		return nil, err
+	}
 	name := catalog.Ref(catalog.Godwit)
-	err = h.run(ctx, "build",
+	err = h.run(ctx, "build", append(limits,
 		"--from", base, "--pull-never", "--isolation", "chroot", "--network", "host",
 		"--volume", env["GOROOT"]+":/usr/local/go:ro",
 		"--volume", env["GOMODCACHE"]+":/go/pkg/mod",
@@ -103,7 +107,7 @@ func (b *builder) dockerfileImage(ctx context.Context) (v1.Image, error) {
 		"--build-arg", "GOPROXY="+env["GOPROXY"],
 		// Without the time of the build, equal inputs give an equal digest.
 		"--timestamp", "0",
-		"--format", "oci", "--tag", name, "--file", filepath.Join(b.module, "Dockerfile"), b.module)
+		"--format", "oci", "--tag", name, "--file", filepath.Join(b.module, "Dockerfile"), b.module)...)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +125,29 @@ func (b *builder) dockerfileImage(ctx context.Context) (v1.Image, error) {
 		return nil, err
 	}
 	return archive.FromLayout(layout)
+}
+
+// limitFlags are resource limits of a build that this process may set. Those
+// that buildah takes by itself can be higher than the machine allows.
+func limitFlags() ([]string, error) {
+	var flags []string
+	for _, limit := range []struct {
+		name     string
+		resource int
+		most     uint64
+	}{
+		{"nofile", unix.RLIMIT_NOFILE, 65536},
+		// Older versions of buildah have lowered their own to this by then.
+		{"nproc", unix.RLIMIT_NPROC, 32768},
+	} {
+		var l unix.Rlimit
+		if err := unix.Getrlimit(limit.resource, &l); err != nil {
+			return nil, fmt.Errorf("getrlimit %s: %w", limit.name, err)
+		}
+		n := min(l.Max, limit.most)
+		flags = append(flags, fmt.Sprintf("--ulimit=%s=%d:%d", limit.name, n, n))
+	}
+	return flags, nil
 }
 
 // golangStandIn makes the base image of the build stage and returns how
@@ -170,7 +197,13 @@ func (b *builder) golangStandIn(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return name, archive.Write(file, catalog.Prefix+reference, catalog.Tag, img)
+	if err := archive.Write(file, catalog.Prefix+reference, catalog.Tag, img); err != nil {
+		return "", err
+	}
+	if err := link(file, filepath.Join(b.dir, reference+".tar")); err != nil {
+		return "", err
+	}
+	return name, prune(b.dir, reference)
 }
 
 // goEnv asks the toolchain that the module uses for its settings.
