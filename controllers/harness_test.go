@@ -76,6 +76,7 @@ func newFixture(t *testing.T) *fixture {
 func newNamespace(t *testing.T) *fixture {
 	t.Helper()
 	needServer(t)
+	t.Parallel() // a namespace shares nothing with another
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	f := &fixture{T: t, ctx: ctx, ns: "test-" + rand.String(6), clock: &shiftedClock{}}

@@ -42,7 +42,6 @@ var uncommitted = []stage{
 func TestCancelInEveryPhase(t *testing.T) {
 	for _, s := range uncommitted {
 		t.Run(s.name, func(t *testing.T) {
-			t.Parallel()
 			f := newFixture(t)
 			source := f.runningPod("redis")
 			f.create("m", v1alpha1.MigrationSpec{PodName: "redis"})
@@ -66,7 +65,6 @@ func TestCancelInEveryPhase(t *testing.T) {
 func TestDeletingCancelsInEveryPhase(t *testing.T) {
 	for _, s := range uncommitted {
 		t.Run(s.name, func(t *testing.T) {
-			t.Parallel()
 			f := newFixture(t)
 			source := f.runningPod("redis")
 			m := f.create("m", v1alpha1.MigrationSpec{PodName: "redis"})
@@ -103,7 +101,6 @@ func TestCommitCannotBeCancelled(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			f := newFixture(t)
 			f.runningPod("redis")
 			f.create("m", v1alpha1.MigrationSpec{PodName: "redis"})
@@ -215,7 +212,6 @@ func TestInterruptionsRollBack(t *testing.T) {
 		}, v1alpha1.ReasonRestoreFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			f := newFixture(t)
 			source := f.runningPod("redis")
 			f.create("m", v1alpha1.MigrationSpec{PodName: "redis"})
