@@ -9,9 +9,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -130,9 +133,23 @@ func (s *sessionBase) workDir(elem ...string) (string, error) {
 	return dir, nil
 }
 
-// removeWork removes the node's traces of the migration.
+// removeWork removes the node's traces of the migration. A CRIU that was killed
+// in the middle of a restore leaves its temporary mounts there.
 func (s *sessionBase) removeWork() error {
-	return os.RemoveAll(filepath.Join(s.RunDir, "work", string(s.uid)))
+	dir := filepath.Join(s.RunDir, "work", string(s.uid))
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return fmt.Errorf("remove work directory: %w", err)
+	}
+	for _, m := range slices.Backward(left) {
+		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("remove work directory: unmount %s: %w", m.Mountpoint, err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove work directory: %w", err)
+	}
+	return nil
 }
 
 // apply publishes a report as status.<side> under the side's field manager. It
