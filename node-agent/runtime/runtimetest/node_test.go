@@ -43,6 +43,7 @@ func TestNode(t *testing.T) {
 	if os.Getenv(nodeVariable) != "1" {
 		t.Skipf("NOT RUN: the real adapters need a node; set %s=1 there", nodeVariable)
 	}
+	t.Cleanup(func() { removeBase(t) })
 	runtimetest.Run(t, realNode)
 }
 
