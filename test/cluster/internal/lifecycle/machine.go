@@ -17,6 +17,7 @@ import (
 	"godwit.dev/godwit/test/cluster/internal/node"
 	"godwit.dev/godwit/test/cluster/internal/qmp"
 	"godwit.dev/godwit/test/cluster/internal/topology"
+	"godwit.dev/godwit/test/cluster/internal/tsc"
 )
 
 // probeLimit bounds the boot of the probe. With a working accelerator it takes
@@ -45,6 +46,10 @@ func (c *Cluster) probeKVM(ctx context.Context, img image.Image) bool {
 
 // startMachine starts a node's virtual machine.
 func (c *Cluster) startMachine(s *state, n topology.Node) (*host.Process, error) {
+	rate, err := tsc.KHz()
+	if err != nil {
+		return nil, err
+	}
 	m := node.Machine{
 		Node:      n,
 		Image:     s.Artifacts.Image,
@@ -53,6 +58,7 @@ func (c *Cluster) startMachine(s *state, n topology.Node) (*host.Process, error)
 		Console:   c.logFile("console-" + n.Name),
 		Monitor:   filepath.Join(c.runDir(), n.Name+".qmp"),
 		KVM:       s.KVM,
+		TSCKHz:    rate,
 		MemoryMiB: s.Options.MemoryMiB,
 		CPUs:      s.Options.CPUs,
 	}

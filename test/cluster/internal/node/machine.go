@@ -26,6 +26,8 @@ type Machine struct {
 	Monitor string
 	// KVM chooses the hardware accelerator over the emulator.
 	KVM bool
+	// TSCKHz is the rate of the host's time stamp counter in kHz.
+	TSCKHz int
 	// MemoryMiB and CPUs size it.
 	MemoryMiB, CPUs int
 }
@@ -33,9 +35,9 @@ type Machine struct {
 // kernelArgs of a node. Mitigations protect nothing here and cost an emulated
 // processor a lot. Waiting for an RCU grace period, as loading a module and
 // making or removing a namespace do, takes it tens of milliseconds unless it is
-// expedited. The emulated time stamp counter is the host's: a watchdog that
-// doubts it because the host was busy would only make the kernel patch itself
-// and read a slow clock. The card keeps its name because there is no udev to
+// expedited. The emulated time stamp counter is the host's: its rate is known,
+// and a watchdog that doubts it because the host was busy would only make the
+// kernel patch itself and read a slow clock. The card keeps its name because there is no udev to
 // rename it. A node that panics comes back; its console's log tells.
 const kernelArgs = "console=ttyS0 quiet loglevel=4 net.ifnames=0 mitigations=off audit=0 nowatchdog " +
 	"rcupdate.rcu_expedited=1 rcupdate.rcu_normal_after_boot=0 tsc=reliable panic=5 systemd.show_status=false"
@@ -48,6 +50,16 @@ func Accelerator(kvm bool) []string {
 	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
 }
 
+// kernelArgs are those of every node and the rate of its time stamp counter. An
+// emulated kernel that measures it on a busy host can be wrong by more than its
+// own later correction accepts.
+func (m Machine) kernelArgs() string {
+	if m.KVM {
+		return kernelArgs
+	}
+	return fmt.Sprintf("%s tsc_early_khz=%d", kernelArgs, m.TSCKHz)
+}
+
 // Args is the command that runs the machine, to be started inside the
 // cluster's namespace.
 func (m Machine) Args() []string {
@@ -58,7 +70,7 @@ func (m Machine) Args() []string {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "file,id=console,append=on,path="+m.Console, "-serial", "chardev:console",
 		"-qmp", "unix:"+m.Monitor+",server=on,wait=off",
-		"-kernel", m.Image.Kernel, "-initrd", m.Image.InitRD, "-append", kernelArgs,
+		"-kernel", m.Image.Kernel, "-initrd", m.Image.InitRD, "-append", m.kernelArgs(),
 		// The guest's flushes are not passed on: the host's page cache outlives
 		// the machine, which is ended through the monitor so that the overlay's
 		// tables get there too.

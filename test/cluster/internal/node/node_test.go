@@ -65,7 +65,10 @@ func TestMachinesDiffer(t *testing.T) {
 	if bytes.Equal(machineID("a", nodes[0]), machineID("a", nodes[1])) || bytes.Equal(machineID("a", nodes[0]), machineID("b", nodes[0])) {
 		t.Error("two machines have one id")
 	}
-	args := Machine{Node: nodes[0], CPUs: 2, MemoryMiB: 5120}.Args()
+	args := Machine{Node: nodes[0], CPUs: 2, MemoryMiB: 5120, TSCKHz: 4711}.Args()
+	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasSuffix(a, " tsc_early_khz=4711") }) {
+		t.Errorf("the counter's rate is not passed on: %v", args)
+	}
 	if !slices.Contains(args, "max") || slices.Contains(args, "kvm") {
 		t.Errorf("not the emulator: %v", args)
 	}
