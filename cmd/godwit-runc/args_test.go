@@ -132,7 +132,11 @@ func FuzzArguments(f *testing.F) {
 		if c.verb != "" || len(c.rest) > 0 {
 			again = append(append(again, c.verb), c.rest...)
 		}
-		if !slices.Equal(again, args) && !(c.verb == "" && slices.Equal(append(again, ""), args)) {
+		// (An empty word in the verb's place looks like none.)
+		if c.verb == "" && len(again) < len(args) {
+			again = append(again, "")
+		}
+		if !slices.Equal(again, args) {
 			t.Fatalf("%q became %q", args, again)
 		}
 		if id := onlyID(c.rest); id != "" && checkID(id) != nil {

@@ -279,7 +279,7 @@ func TestWatchEndsWhenTheMigrationIsDeleted(t *testing.T) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	must(t, cl.WithWatch.Delete(t.Context(), existing(v1alpha1.MigrationStatus{})))
+	must(t, cl.Delete(t.Context(), existing(v1alpha1.MigrationStatus{})))
 	select {
 	case err := <-done:
 		if !errors.Is(err, errDeleted) {

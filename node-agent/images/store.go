@@ -94,7 +94,7 @@ func (s *Store) Free() (int64, error) {
 	if err := unix.Statfs(s.root, &st); err != nil {
 		return 0, fmt.Errorf("image store: statfs: %w", err)
 	}
-	return int64(st.Bavail) * int64(st.Frsize), nil
+	return int64(st.Bavail) * st.Frsize, nil
 }
 
 // Sweep removes the sets of all migrations that keep does not want, and returns
