@@ -3,10 +3,7 @@
 
 package main
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // Comparison holds what a live migration must be better at than a
 // stop-and-copy of the same pod.
@@ -32,23 +29,18 @@ func (r Row) Ratio() float64 { return r.Got / r.Of }
 func (r Row) OK() bool { return r.Got > 0 && r.Of > 0 && r.Ratio() < r.Limit }
 
 func newComparison(live, stop Move) *Comparison {
-	c := &Comparison{}
-	var first, final, stopped Dump
-	if len(live.Rounds) > 0 {
-		first = live.Rounds[0]
+	var first, final int64
+	if r := live.Migration.Rounds; len(r) > 0 {
+		first = r[0].MemoryBytes
 	}
-	if live.Final != nil {
-		final = *live.Final
+	if f := live.Migration.Final; f != nil {
+		final = f.MemoryBytes
 	}
-	if stop.Final != nil {
-		stopped = *stop.Final
-	}
-	c.Rows = []Row{
-		{"memory in the final dump, of round 0's", mib(final.Memory), mib(first.Memory), 0.1, "MiB"},
-		{"frozen time of the dump, of stop-and-copy's", final.Frozen.Seconds(), stopped.Frozen.Seconds(), 0.5, "s"},
-		{"whole downtime, of stop-and-copy's", live.Downtime.Total.Seconds(), stop.Downtime.Total.Seconds(), 0.8, "s"},
-	}
-	return c
+	return &Comparison{Rows: []Row{
+		{"memory in the final dump, of round 0's", mib(final), mib(first), 0.1, "MiB"},
+		{"frozen time of the dump, of stop-and-copy's", live.frozen().Seconds(), stop.frozen().Seconds(), 0.5, "s"},
+		{"whole downtime, of stop-and-copy's", live.downtime().Seconds(), stop.downtime().Seconds(), 0.8, "s"},
+	}}
 }
 
 // Problems are the rows that did not come out as they have to.
@@ -63,6 +55,3 @@ func (c *Comparison) Problems() []string {
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
-
-// gapOf is the longest gap that a client has seen, for the table.
-func gapOf(m Move) time.Duration { return m.Client.LongestGap }

@@ -13,7 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/internal/progress"
 	"godwit.dev/godwit/test/harness"
 	"godwit.dev/godwit/test/harness/redisload"
 )
@@ -69,9 +69,7 @@ func (d *demo) play(ctx context.Context, compare bool) error {
 	}
 	d.report.Seconds = time.Since(begun).Seconds()
 	d.report.conclude()
-	d.screen.line("")
-	d.report.print(d.screen.out)
-	if err := d.report.save(reportFile); err != nil {
+	if err := errors.Join(d.report.print(d.screen.out), d.report.save(reportFile)); err != nil {
 		return err
 	}
 	if d.Keep {
@@ -101,16 +99,19 @@ func (d *demo) prepare(ctx context.Context) error {
 		}
 		pod, err := d.Start(ctx, harness.Pod(namespace, redisName, d.Redis))
 		d.pod = pod
+		if err != nil {
+			return err
+		}
 		// The Service's address stays; what is behind it changes.
 		d.client = redisload.Connect(net.JoinHostPort(service.Spec.ClusterIP, strconv.Itoa(redisPort)))
-		return err
+		return await(ctx, time.Minute, d.client.AwaitAnswer)
 	})
 	if err != nil {
 		return err
 	}
 	d.ledger = redisload.NewLedger(d.client)
 	total := int64(keys) * valueSize
-	err = d.screen.progress("Filling it with "+migration.FormatBytes(total), func(show func(float64)) error {
+	err = d.screen.progress("Filling it with "+progress.Bytes(total), func(show func(float64)) error {
 		return d.ledger.Fill(ctx, keys, valueSize, func(done int64) { show(float64(done) / float64(total)) })
 	})
 	if err != nil {

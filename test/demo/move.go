@@ -12,6 +12,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/internal/progress"
 	"godwit.dev/godwit/test/harness"
 	"godwit.dev/godwit/test/harness/redisload"
 )
@@ -52,13 +53,13 @@ const finishTimeout = 10 * time.Minute
 // move applies a Migration, tells how it goes while a client works on the
 // database, and returns what was measured.
 func (d *demo) move(ctx context.Context, m move) (Move, error) {
-	result := Move{Title: m.title, From: d.pod.Spec.NodeName}
+	result := Move{Title: m.title}
 	load := redisload.StartLoad(ctx, d.ledger, redisload.DefaultPace())
 	finished, err := d.migrate(ctx, m, load)
 	stats := load.Stop()
 	result.Client = clientReport(stats)
 	if finished != nil {
-		result.fill(finished)
+		result.Migration = progress.Summarize(finished)
 	}
 	if err != nil {
 		return result, err
@@ -98,15 +99,13 @@ func (d *demo) migrate(ctx context.Context, m move, load *redisload.Load) (*v1al
 	load.ResetGap()
 
 	mig := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: m.name}}
-	narrator := newNarrator(d.screen, load.Stats)
+	printer := progress.NewPrinter(d.screen.out, d.screen.width)
 	err = d.AwaitFor(ctx, finishTimeout, mig, "the migration to finish", func(exists bool) (bool, error) {
 		if !exists {
 			return false, fmt.Errorf("migration %s is gone", m.name)
 		}
-		narrator.tell(mig)
-		return migration.Finished(mig.Status.Phase), nil
+		return migration.Finished(mig.Status.Phase), printer.Update(mig)
 	})
-	narrator.end()
 	if err != nil {
 		return mig, err
 	}

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/progress"
 	"godwit.dev/godwit/test/harness/redisload"
 )
 
-// Report is what the demonstration has seen. Durations are in nanoseconds.
+// Report is what the demonstration has seen. Durations are in nanoseconds
+// unless they have a unit.
 type Report struct {
 	// OK says that nothing was lost, that the same process goes on, and that
 	// the comparison, if there is one, came out as it has to.
@@ -35,19 +37,8 @@ type Report struct {
 // Move is one migration.
 type Move struct {
 	Title string `json:"title"`
-	From  string `json:"from"`
-	To    string `json:"to,omitempty"`
-	// Phase it ended in.
-	Phase string `json:"phase,omitempty"`
-	// Total time from the Migration's creation to its end.
-	Total time.Duration `json:"total"`
-	// Rounds of pre-copy and the final dump, summed over the containers.
-	Rounds []Dump `json:"rounds"`
-	Final  *Dump  `json:"final,omitempty"`
-	// Bytes that went through the shared volume.
-	Bytes int64 `json:"bytes"`
-	// Downtime as the agents measured it.
-	Downtime Downtime `json:"downtime"`
+	// Migration is what the Migration's status says.
+	Migration progress.Summary `json:"migration"`
 	// Client is what the client has seen.
 	Client ClientReport `json:"client"`
 	// Restarts of the pod's container.
@@ -59,22 +50,20 @@ type Move struct {
 	After redisload.Report `json:"after"`
 }
 
-// Dump is one round, or the final dump.
-type Dump struct {
-	Memory   int64         `json:"memoryBytes"`
-	Duration time.Duration `json:"duration"`
-	// Frozen is how long the processes stood still for it.
-	Frozen time.Duration `json:"frozen"`
-	// Dirty is what was dirtied again by its end.
-	Dirty int64 `json:"dirtyBytes,omitempty"`
+// downtime that the agents measured, 0 when the move did not come that far.
+func (m Move) downtime() time.Duration {
+	if m.Migration.Downtime == nil {
+		return 0
+	}
+	return m.Migration.Downtime.Total.Duration
 }
 
-// Downtime is the time in which no process of the pod ran.
-type Downtime struct {
-	FreezeAndDump time.Duration `json:"freezeAndDump"`
-	Handover      time.Duration `json:"handover"`
-	Restore       time.Duration `json:"restore"`
-	Total         time.Duration `json:"total"`
+// frozen is how long the pod stood still for the final dump.
+func (m Move) frozen() time.Duration {
+	if m.Migration.Final == nil {
+		return 0
+	}
+	return m.Migration.Final.Frozen.Duration
 }
 
 // ClientReport is what a client of the database has seen during a move.
@@ -97,51 +86,12 @@ func clientReport(s redisload.Stats) ClientReport {
 	return r
 }
 
-// fill takes what the Migration says.
-func (m *Move) fill(mig *v1alpha1.Migration) {
-	s := &mig.Status
-	m.Phase, m.Bytes = string(s.Phase), s.BytesTransferred
-	if s.CompletionTime != nil {
-		m.Total = s.CompletionTime.Sub(mig.CreationTimestamp.Time)
-	}
-	if s.Target != nil {
-		m.To = s.Target.NodeName
-	}
-	if d := s.Downtime; d != nil {
-		m.Downtime = Downtime{d.FreezeAndDump.Duration, d.Handover.Duration, d.Restore.Duration, d.Total.Duration}
-	}
-	if s.Source == nil {
-		return
-	}
-	for _, c := range s.Source.Containers {
-		for i, r := range c.Rounds {
-			if i == len(m.Rounds) {
-				m.Rounds = append(m.Rounds, Dump{})
-			}
-			m.Rounds[i].add(r.DumpStatus)
-			m.Rounds[i].Dirty += r.DirtyBytes
-		}
-		if c.FinalDump != nil {
-			if m.Final == nil {
-				m.Final = &Dump{}
-			}
-			m.Final.add(*c.FinalDump)
-		}
-	}
-}
-
-func (d *Dump) add(s v1alpha1.DumpStatus) {
-	d.Memory += s.MemoryBytes
-	d.Duration = max(d.Duration, s.Duration.Duration)
-	d.Frozen = max(d.Frozen, s.Frozen.Duration)
-}
-
 // conclude decides whether all is well.
 func (r *Report) conclude() {
 	problem := func(format string, args ...any) { r.Problems = append(r.Problems, fmt.Sprintf(format, args...)) }
 	for _, m := range r.Moves {
-		if m.Phase != string(v1alpha1.PhaseSucceeded) {
-			problem("%s: it ended in phase %s", m.Title, m.Phase)
+		if p := m.Migration.Phase; p != v1alpha1.PhaseSucceeded {
+			problem("%s: it ended in phase %s", m.Title, p)
 		}
 		if m.After.Keys == 0 {
 			problem("%s: the keys were not checked afterwards", m.Title)

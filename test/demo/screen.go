@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"godwit.dev/godwit/internal/progress"
 )
 
 // screen prints lines. On a terminal its last line may be a live one, which is
@@ -81,34 +83,13 @@ func (s *screen) progress(what string, do func(show func(float64)) error) error 
 	if s.width == 0 {
 		s.line("%s …", what)
 	}
-	err := do(func(part float64) { s.paint(fmt.Sprintf("%s %s %3.0f %%", what, bar(part, 30), part*100)) })
+	err := do(func(part float64) {
+		s.paint(fmt.Sprintf("%s %s %3.0f %%", what, progress.Bar(30, 1000, int64(1000*part)), part*100))
+	})
 	if err != nil {
-		s.line("%s: failed after %s", what, seconds(time.Since(begun)))
+		s.line("%s: failed after %s", what, progress.Duration(time.Since(begun)))
 		return fmt.Errorf("%s: %w", strings.ToLower(what[:1])+what[1:], err)
 	}
-	s.line("%s: done in %s", what, seconds(time.Since(begun)))
+	s.line("%s: done in %s", what, progress.Duration(time.Since(begun)))
 	return nil
-}
-
-// bar draws a part of width cells, to an eighth of a cell.
-func bar(part float64, width int) string {
-	eighths := int(min(max(part, 0), 1)*float64(width)*8 + 0.5)
-	if part > 0 {
-		eighths = max(eighths, 1)
-	}
-	b := strings.Repeat("█", eighths/8)
-	cells := eighths / 8
-	if rest := eighths % 8; rest > 0 {
-		b += string([]rune("▏▎▍▌▋▊▉")[rest-1])
-		cells++
-	}
-	return b + strings.Repeat(" ", width-cells)
-}
-
-// seconds writes a duration for people.
-func seconds(d time.Duration) string {
-	if d < time.Second {
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	}
-	return fmt.Sprintf("%.2f s", d.Seconds())
 }

@@ -30,18 +30,35 @@ func (h *Harness) Install(ctx context.Context) error {
 	if err := h.freeVolume(ctx); err != nil {
 		return err
 	}
+	// The tag stays the same from build to build: with its digest as an
+	// annotation the pods are replaced when the nodes have another image.
+	digest, err := h.imageDigest(ctx, h.Godwit)
+	if err != nil {
+		return err
+	}
 	repository, tag := splitImage(h.Godwit)
-	_, err := h.HelmRun(ctx, "upgrade", "--install", Release, h.Chart,
+	_, err = h.HelmRun(ctx, "upgrade", "--install", Release, h.Chart,
 		"--namespace", Namespace, "--create-namespace",
 		"--set", "image.repository="+repository,
 		"--set", "image.tag="+tag,
 		"--set", "images.storageClassName="+clusterclient.StorageClass,
 		"--set", "images.size=10Gi",
+		"--set-string", "manager.podAnnotations.image="+digest,
+		"--set-string", "agent.podAnnotations.image="+digest,
 		"--wait", "--timeout", installTimeout.String())
 	if err != nil {
 		return err
 	}
 	return h.AwaitReady(ctx)
+}
+
+// imageDigest is what a reference means on the first node.
+func (h *Harness) imageDigest(ctx context.Context, ref string) (string, error) {
+	digest, err := h.Nodes.Nodes()[0].Output(ctx, "ctr -n k8s.io images ls 'name=="+ref+"' | awk 'NR == 2 { print $3 }'")
+	if err == nil && digest == "" {
+		err = fmt.Errorf("the nodes have no image %s: import it first", ref)
+	}
+	return digest, err
 }
 
 // freeVolume lets a volume that an earlier installation has left behind be

@@ -44,6 +44,35 @@ func Connect(address string) *Client {
 	return &Client{redis: redis.NewClient(&options), bulk: redis.NewClient(&bulk)}
 }
 
+// pingInterval is how often AwaitAnswer tries.
+const pingInterval = 100 * time.Millisecond
+
+// AwaitAnswer returns when the server answers: until the cluster has learned
+// where a Service leads to, connections are refused.
+func (c *Client) AwaitAnswer(ctx context.Context) error {
+	ticker := time.NewTicker(pingInterval)
+	defer ticker.Stop()
+	for {
+		err := c.redis.Ping(ctx).Err()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the server to answer: %w; its last error: %w", context.Cause(ctx), err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// silence keeps the library from telling of every connection that breaks:
+// that they do is what the tests are about.
+type silence struct{}
+
+func (silence) Printf(context.Context, string, ...any) {}
+
+func init() { redis.SetLogger(silence{}) }
+
 // Close closes all connections.
 func (c *Client) Close() error {
 	if err := c.bulk.Close(); err != nil {
