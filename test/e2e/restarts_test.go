@@ -1,0 +1,58 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/test/harness"
+)
+
+// Every part of Godwit may be restarted at any moment: the migration either
+// succeeds, or fails and leaves the source running. The process is one and the
+// same all along.
+func TestRestarts(t *testing.T) {
+	s := begin(t)
+	p := s.memhog("steady")
+	source := func(m *v1alpha1.Migration) (*corev1.Pod, error) { return s.AgentOn(s.ctx, m.Status.Source.NodeName) }
+	target := func(m *v1alpha1.Migration) (*corev1.Pod, error) { return s.AgentOn(s.ctx, m.Status.Target.NodeName) }
+	manager := func(*v1alpha1.Migration) (*corev1.Pod, error) { return s.Manager(s.ctx) }
+	for _, c := range []struct {
+		name string
+		when func(*v1alpha1.Migration) bool
+		who  func(*v1alpha1.Migration) (*corev1.Pod, error)
+		// must succeed, since nothing has been lost by the restart.
+		must bool
+	}{
+		{"source-precopying", harness.InPhase(v1alpha1.PhasePreCopying), source, true},
+		{"source-frozen", harness.SourceState(v1alpha1.SourceFrozen), source, false},
+		{"target-parked", harness.TargetState(v1alpha1.TargetParked), target, false},
+		{"target-committed", harness.Committed, target, false},
+		{"manager-committed", harness.Committed, manager, true},
+		{"source-completing", harness.InPhase(v1alpha1.PhaseCompleting), source, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.must(s.AwaitReady(s.ctx))
+			m := s.migration(c.name, p.pod.Name)
+			s.await(m, "the moment", c.when)
+			part, err := c.who(m)
+			s.must(err)
+			s.must(s.Delete(s.ctx, part))
+			s.must(s.AwaitFinished(s.ctx, m))
+			if m.Status.Phase == v1alpha1.PhaseSucceeded {
+				p.continues(s.arrived(m))
+				return
+			}
+			t.Logf("rolled back: %s", m.Status.Message)
+			if c.must || m.Status.Phase != v1alpha1.PhaseFailed {
+				t.Errorf("it ended as %s\n%s", m.Status.Phase, harness.Summary(m))
+			}
+			s.stayed(m, p.pod)
+			p.unharmed()
+		})
+	}
+}

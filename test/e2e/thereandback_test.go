@@ -1,0 +1,74 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/utils/ptr"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/test/harness"
+)
+
+// A process moves to the other node and back. With it go the changes in its
+// container's root file system and the content of /dev/shm. The way back is a
+// single dump.
+func TestThereAndBack(t *testing.T) {
+	s := begin(t)
+	p := s.memhog("traveller")
+	s.writeFiles(p.pod.Name)
+	home := p.pod.Spec.NodeName
+
+	m := s.migration("there", p.pod.Name, func(spec *v1alpha1.MigrationSpec) { spec.TargetPodName = "abroad" })
+	p.continues(s.arrived(m))
+	if p.pod.Name != "abroad" {
+		t.Errorf("the target is called %s", p.pod.Name)
+	}
+	if n := len(m.Status.Source.Containers[0].Rounds); n == 0 {
+		t.Errorf("there was no round of pre-copy\n%s", harness.Summary(m))
+	}
+	s.checkFiles(p.pod.Name)
+
+	m = s.migration("back", p.pod.Name, func(spec *v1alpha1.MigrationSpec) {
+		spec.TargetNode = home
+		spec.PreCopy.MaxRounds = ptr.To(int32(0))
+	})
+	p.continues(s.arrived(m))
+	if p.pod.Spec.NodeName != home {
+		t.Errorf("the pod is on %s, not back on %s", p.pod.Spec.NodeName, home)
+	}
+	if c := m.Status.Source.Containers[0]; len(c.Rounds) != 0 || c.FinalDump == nil || c.FinalDump.MemoryBytes < 32<<20 {
+		t.Errorf("maxRounds 0 gave %d rounds and the final dump %+v", len(c.Rounds), c.FinalDump)
+	}
+	s.checkFiles(p.pod.Name)
+	s.nothingLeft(m)
+}
+
+// writeFiles changes the root file system in the ways that differ: a new file,
+// one of the image removed, a link, a directory with a mode of its own.
+func (s *scenario) writeFiles(pod string) {
+	s.Helper()
+	s.sh(pod, `set -e; echo content > /data/new; ln -s new /data/link; mkdir -m 700 /data/dir; echo in > /data/dir/inner
+		head -c 300000 /dev/urandom > /data/random; head -c 200000 /dev/urandom > /dev/shm/shared
+		sha256sum /data/random /dev/shm/shared > /data/sums`)
+}
+
+func (s *scenario) checkFiles(pod string) {
+	s.Helper()
+	out := s.sh(pod, `cat /data/new /data/link /data/dir/inner; stat -c %a /data/dir; sha256sum -c /data/sums`)
+	want := []string{"content", "content", "in", "700", "/data/random: OK", "/dev/shm/shared: OK"}
+	if got := strings.Split(strings.TrimSpace(out), "\n"); strings.Join(got, "|") != strings.Join(want, "|") {
+		s.Errorf("files in %s: %q, want %q", pod, got, want)
+	}
+}
+
+// sh runs a script in a pod.
+func (s *scenario) sh(pod, script string) string {
+	s.Helper()
+	out, err := s.KubectlRun(s.ctx, "-n", s.namespace, "exec", pod, "--", "sh", "-c", script)
+	s.must(err)
+	return out
+}
