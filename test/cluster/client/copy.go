@@ -4,13 +4,17 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"godwit.dev/godwit/test/cluster/internal/shell"
 )
@@ -52,15 +56,50 @@ func (n *Node) CopyFrom(ctx context.Context, remote, local string) error {
 	return f.Close()
 }
 
+// importPort is where a node takes an archive in. One import runs at a time.
+const importPort = "9999"
+
 // LoadImage imports an OCI or docker archive into containerd, where kubelet
-// finds it.
+// finds it. The archive travels over plain TCP: enciphering tens of megabytes
+// takes an emulated processor minutes.
 func (n *Node) LoadImage(ctx context.Context, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return n.stream(ctx, "ctr --namespace k8s.io images import -", f, nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	imported := make(chan error, 1)
+	go func() {
+		line := "set -o pipefail; socat -u -b 1048576 TCP-LISTEN:" + importPort + ",reuseaddr,accept-timeout=60 STDOUT | ctr --namespace k8s.io images import -"
+		imported <- n.stream(ctx, "bash -c "+shell.Quote(line), nil, nil)
+	}()
+	if err := n.feed(ctx, f, imported); err != nil {
+		return err
+	}
+	return <-imported
+}
+
+// feed sends content to the port as soon as the node listens there. An import
+// that ends before says why.
+func (n *Node) feed(ctx context.Context, content io.Reader, imported chan error) error {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := n.cluster.dial(ctx, "tcp", net.JoinHostPort(n.IP, importPort))
+		if err == nil {
+			_, err = io.Copy(conn, content)
+			return errors.Join(err, conn.Close())
+		}
+		select {
+		case err := <-imported:
+			return cmp.Or(err, errors.New("the import ended before it began"))
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // LoadImages imports archives into containerd on all nodes, the nodes at the
