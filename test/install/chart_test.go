@@ -14,6 +14,7 @@ import (
 
 func TestChartPassesItsLinter(t *testing.T) {
 	helm := program(t, "HELM")
+	track(t, chart)
 	if _, err := output(helm, "lint", "--strict", "--kube-version", "1.37", chart); err != nil {
 		t.Fatal(err)
 	}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,9 +47,29 @@ func output(program string, args ...string) ([]byte, error) {
 	return stdout.Bytes(), nil
 }
 
+// track opens every file of a directory, so that go test knows that the result
+// depends on them: what a program that the test runs opens, it does not see.
+func track(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // template renders the chart with settings in the form of --set.
 func template(t *testing.T, settings ...string) ([]byte, error) {
 	t.Helper()
+	track(t, chart)
 	args := []string{"template", "godwit", chart, "--namespace", namespace, "--kube-version", "1.37"}
 	for _, s := range settings {
 		args = append(args, "--set", s)
@@ -92,6 +114,7 @@ func render(t *testing.T, settings ...string) objects {
 
 func kustomize(t *testing.T) ([]byte, objects) {
 	t.Helper()
+	track(t, root+"/config")
 	out, err := output(program(t, "KUBECTL"), "kustomize", root+"/config/default")
 	if err != nil {
 		t.Fatal(err)
