@@ -19,6 +19,9 @@ import (
 // maxQuote is how much of a log goes into a message, in bytes.
 const maxQuote = 2 << 10
 
+// maxLine is how much of one line goes into a message, in bytes.
+const maxLine = 300
+
 // errNoLog: containerd named no log file.
 var errNoLog = errors.New("no log file")
 
@@ -101,6 +104,30 @@ func (p logPosition) lastError() string {
 	return ": " + last[:min(len(last), maxQuote)]
 }
 
+// criuLast quotes the last line of CRIU's log, or "".
+func criuLast(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	const tail = 4 << 10
+	data, err := io.ReadAll(io.NewSectionReader(f, max(0, fi.Size()-tail), tail))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if last == "" {
+		return ""
+	}
+	return " [criu was at: " + last[:min(len(last), maxLine)] + "]"
+}
+
 // criuErrors quotes the errors in CRIU's log, each with the line before it, or
 // "". The first is not always the cause (CRIU also calls errors what it gets
 // over), nor is the last (it says that the restore failed).
@@ -110,13 +137,13 @@ func criuErrors(path string) string {
 		return ""
 	}
 	defer f.Close()
-	const most, width = 6, 300
+	const most = 6
 	var quoted []string
 	errs, before := 0, ""
 	s := bufio.NewScanner(io.LimitReader(f, 64<<20))
 	for s.Scan() && errs < most {
 		line := s.Text()
-		line = strings.TrimSpace(line[:min(len(line), width)])
+		line = strings.TrimSpace(line[:min(len(line), maxLine)])
 		if strings.Contains(line, "Error (") {
 			if errs++; before != "" {
 				quoted = append(quoted, before)

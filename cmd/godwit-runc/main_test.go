@@ -88,6 +88,7 @@ restore)
 		exit 1 ;;
 	nopid) ;;
 	hang)
+		echo '(01.2) pie: 1: Restoring' > "$work/restore.log"
 		criu
 		wait $!
 		echo "runc saw criu end" >> "$DIR/calls"

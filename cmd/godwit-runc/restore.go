@@ -54,7 +54,7 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 	log := c.markLog()
 	p, err := w.runRestore(ctx, c, a, conn, im, rec)
 	if err != nil {
-		err = fmt.Errorf("%w: %w%s%s", errRestore, err, log.lastError(), criuErrors(filepath.Join(im.WorkDir, "restore.log")))
+		err = fmt.Errorf("%w: %w%s", errRestore, err, explain(err, log, im))
 		if cerr := w.clear(c, a.id, rec); cerr != nil {
 			// The record stays: a delete or the agent tries again.
 			return 0, fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
@@ -69,6 +69,16 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 		_ = c.logWarning(err.Error())
 	}
 	return p.PID, nil
+}
+
+// explain adds what the logs say. After a restore that was ended they tell only
+// of its end; then the place it had come to says more.
+func explain(err error, log logPosition, im *wire.Images) string {
+	criuLog := filepath.Join(im.WorkDir, "restore.log")
+	if errors.Is(err, errDeadline) {
+		return fmt.Sprintf(" (%s)%s", im.Timeout, criuLast(criuLog))
+	}
+	return log.lastError() + criuErrors(criuLog)
 }
 
 // prepare refuses what cannot be restored or, if it failed, not be cleared

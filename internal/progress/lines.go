@@ -142,7 +142,15 @@ func target(m *v1alpha1.Migration) []Line {
 	if final {
 		key += "/" + what
 	}
-	return []Line{line(key, "target", final, "%s on %s %s, %d rounds verified", t.PodName, nodeOf(t.NodeName), what, t.VerifiedRounds)}
+	return []Line{line(key, "target", final, "%s on %s %s, %s verified", t.PodName, nodeOf(t.NodeName), what, count(t.VerifiedRounds, "round"))}
+}
+
+// count writes "1 round", "2 rounds".
+func count(n int32, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func nodeOf(name string) string {

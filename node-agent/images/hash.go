@@ -66,7 +66,7 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 	for i, n := range names {
 		g.Go(func() error {
 			var err error
-			files[i], ids[i], err = hashFile(ctx, d, n, sync)
+			files[i], ids[i], err = hashFile(ctx, d, n, anySize, sync)
 			return err
 		})
 	}
@@ -85,9 +85,13 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 	return h, nil
 }
 
-// hashFile reads one file. The identity is the one from before the reading, so
+// anySize lets hashFile take a file of whatever size.
+const anySize = -1
+
+// hashFile reads one file. When its size is known and wrong it is not read at
+// all: a set that was cut short is found without reading gigabytes. The identity is the one from before the reading, so
 // that a file that is written meanwhile does not look untouched later.
-func hashFile(ctx context.Context, d *dir, name string, sync bool) (File, identity, error) {
+func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (File, identity, error) {
 	if err := ctx.Err(); err != nil {
 		return File{}, identity{}, err
 	}
@@ -96,6 +100,9 @@ func hashFile(ctx context.Context, d *dir, name string, sync bool) (File, identi
 		return File{}, identity{}, err
 	}
 	defer f.Close()
+	if size != anySize && id.Size != size {
+		return File{}, identity{}, tampered(d.join(name), "it has %d bytes, not %d", id.Size, size)
+	}
 	if sync {
 		if err := f.Sync(); err != nil {
 			return File{}, identity{}, wrap(d.join(name), err)

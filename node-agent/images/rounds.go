@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 )
 
 type roundKey struct {
@@ -131,35 +133,36 @@ func (s *Set) openDir(names ...string) (*dir, error) {
 }
 
 // unchanged says whether a directory still holds exactly the files that were
-// read, untouched since.
+// read, untouched since. Each file costs a round trip to the server: they are
+// looked at side by side.
 func unchanged(d *dir, h *hashed) bool {
 	entries, err := d.list()
 	if err != nil {
 		return false
 	}
-	n := 0
+	var g errgroup.Group
+	g.SetLimit(workers())
+	n, sameParent := 0, h.Dir.Parent == ""
 	for _, e := range entries {
 		if e.Name() == parentName {
-			if link, err := d.readLink(); err != nil || link != h.Dir.Parent {
-				return false
-			}
+			link, err := d.readLink()
+			sameParent = err == nil && link == h.Dir.Parent
 			continue
 		}
-		want, ok := h.Identities[e.Name()]
-		if !ok {
-			return false
-		}
-		f, id, err := d.openFile(e.Name())
-		if err != nil {
-			return false
-		}
-		_ = f.Close()
-		if id != want {
-			return false
-		}
 		n++
+		g.Go(func() error {
+			f, id, err := d.openFile(e.Name())
+			if err != nil {
+				return err
+			}
+			_ = f.Close()
+			if want, ok := h.Identities[e.Name()]; !ok || id != want {
+				return ErrTampered
+			}
+			return nil
+		})
 	}
-	return n == len(h.Identities)
+	return g.Wait() == nil && sameParent && n == len(h.Identities)
 }
 
 func (s *Set) statePath(key roundKey) string {
