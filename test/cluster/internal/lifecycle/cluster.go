@@ -116,7 +116,13 @@ func (c *Cluster) saveState(s *state) error {
 
 // start runs args inside the namespace as the cluster's part and records it.
 func (c *Cluster) start(s *state, part string, args ...string) (*host.Process, error) {
-	p, err := host.StartProcess(c.logFile(part), c.Dir(), nil, c.Namespace().Args(args...)...)
+	return c.startHost(s, part, c.Namespace().Args(args...)...)
+}
+
+// startHost runs args as the cluster's part, outside the namespace unless args
+// enter it, and records it.
+func (c *Cluster) startHost(s *state, part string, args ...string) (*host.Process, error) {
+	p, err := host.StartProcess(c.logFile(part), c.Dir(), nil, args...)
 	if err != nil {
 		return nil, &PartError{Part: part, Log: c.logFile(part), Err: err}
 	}

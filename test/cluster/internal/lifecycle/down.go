@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -53,18 +54,14 @@ func (c *Cluster) remove(ctx context.Context, force bool) error {
 	if err := c.clearNamespace(ctx, force); err != nil {
 		return err
 	}
-	if err := c.removeVolume(ctx); err != nil {
+	if err := c.unmountAll(ctx); err != nil {
+		return err
+	}
+	if err := c.waitVolumeFree(ctx); err != nil {
 		return err
 	}
 	if err := c.deleteNetwork(ctx); err != nil {
 		return err
-	}
-	loops, err := c.loopDevices(ctx)
-	if err != nil {
-		return err
-	}
-	if len(loops) > 0 {
-		return fmt.Errorf("loop devices still use the volume: %v", loops)
 	}
 	for _, dir := range []string{c.runDir(), c.Dir()} {
 		if err := os.RemoveAll(dir); err != nil {
@@ -125,6 +122,22 @@ func (c *Cluster) clearNamespace(ctx context.Context, force bool) error {
 			continue // It has ended meanwhile.
 		}
 		if err := p.Stop(ctx, syscall.SIGTERM, 5*time.Second); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unmountAll unmounts what is mounted below the run directory on the host. The
+// cluster itself mounts nothing there, but somebody may have, to have a look.
+func (c *Cluster) unmountAll(ctx context.Context) error {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(c.runDir()))
+	if err != nil {
+		return err
+	}
+	// What was mounted last may hide what was mounted before.
+	for _, m := range slices.Backward(mounts) {
+		if err := host.Run(ctx, "umount", m.Mountpoint); err != nil {
 			return err
 		}
 	}

@@ -12,9 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
-
 	"godwit.dev/godwit/test/cluster/internal/host"
+	"godwit.dev/godwit/test/cluster/internal/shell"
 	"godwit.dev/godwit/test/cluster/internal/topology"
 )
 
@@ -23,30 +22,26 @@ const nfsPart = "nfs"
 
 func (c *Cluster) volumeMount() string { return c.runDir() + "/volume" }
 
-// createVolume makes and mounts the file system behind the shared volume. It is
-// of limited size, so that a full volume can be tested without filling the
-// host's disk.
+// createVolume makes the file system behind the shared volume. It is of limited
+// size, so that a full volume can be tested without filling the host's disk.
 func (c *Cluster) createVolume(ctx context.Context, s *state) error {
 	file := c.path("volume.img")
 	if err := host.Run(ctx, "mke2fs", "-q", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1", file, fmt.Sprintf("%dG", s.Options.VolumeGiB)); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.volumeMount(), 0o700); err != nil {
-		return err
-	}
-	// The loop device goes away with the mount.
-	return host.Run(ctx, "mount", "-o", "loop,noatime,noinit_itable", file, c.volumeMount())
+	return os.MkdirAll(c.volumeMount(), 0o700)
 }
 
-func (c *Cluster) removeVolume(ctx context.Context) error {
-	mounted, err := mountinfo.Mounted(c.volumeMount())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil || !mounted {
-		return err
-	}
-	return host.Run(ctx, "umount", c.volumeMount())
+// serverArgs is the command that mounts the volume in a mount namespace of its
+// own and becomes the NFS server there. Mounted on the host, the volume would be
+// copied into the mount namespace of every program that is started in any
+// cluster's network meanwhile, and stay in use until the last of them ends. Like
+// this the mount and its loop device end with the server.
+func (c *Cluster) serverArgs(config string) []string {
+	server := c.Namespace().Args("ganesha.nfsd", "-F", "-f", config, "-L", "STDERR", "-p", c.runDir()+"/ganesha.pid")
+	script := fmt.Sprintf("mount -o loop,noatime,noinit_itable %s %s && exec %s",
+		shell.Quote(c.path("volume.img")), shell.Quote(c.volumeMount()), shell.Join(server))
+	return []string{"unshare", "--mount", "--propagation", "private", "sh", "-c", script}
 }
 
 // nfsConfig is the NFS server's configuration.
@@ -100,7 +95,7 @@ func (c *Cluster) startNFS(s *state) (*host.Process, error) {
 	if err := os.WriteFile(config, c.nfsConfig(), 0o600); err != nil {
 		return nil, err
 	}
-	return c.start(s, nfsPart, "ganesha.nfsd", "-F", "-f", config, "-L", "STDERR", "-p", c.runDir()+"/ganesha.pid")
+	return c.startHost(s, nfsPart, c.serverArgs(config)...)
 }
 
 // waitNFS waits until the server accepts connections.
@@ -137,6 +132,9 @@ func (c *Cluster) StartNFS(ctx context.Context) error {
 			c.report.Printf("the NFS server is running")
 			return nil
 		}
+		if err := c.waitVolumeFree(ctx); err != nil {
+			return err
+		}
 		p, err := c.startNFS(s)
 		if err != nil {
 			return err
@@ -160,6 +158,26 @@ func (c *Cluster) change(ctx context.Context, work func(*state) error) error {
 		return fmt.Errorf("%w: the start of %s did not end well", ErrNotRunning, c.Name)
 	}
 	return work(s)
+}
+
+// waitVolumeFree returns once no loop device uses the volume's file. The kernel
+// takes a moment to unmount what the ended server had mounted.
+func (c *Cluster) waitVolumeFree(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		loops, err := c.loopDevices(ctx)
+		if err != nil || len(loops) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("loop devices still use the volume: %v", loops)
+		case <-tick.C:
+		}
+	}
 }
 
 // loopDevices returns the loop devices that still use the volume's file.
