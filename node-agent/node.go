@@ -96,12 +96,12 @@ func installer(o options, n *node, state *handlerState) manager.RunnableFunc {
 		}
 		const retry = 10 * time.Second
 		for {
-			err := n.installHandler(ctx, o)
-			state.set(err)
-			if err == nil || ctx.Err() != nil {
+			failed := n.installHandler(ctx, o)
+			state.set(failed)
+			if failed == nil || ctx.Err() != nil {
 				return nil
 			}
-			log.Error(err, "install the runtime handler")
+			log.Error(failed, "install the runtime handler")
 			t := time.NewTimer(retry)
 			select {
 			case <-ctx.Done():

@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	corev1 "k8s.io/api/core/v1"
@@ -125,7 +127,7 @@ func New(c Config) *Agent {
 
 // SetupWithManager registers the agent's watches and its socket with a manager.
 func (a *Agent) SetupWithManager(mgr ctrl.Manager) error {
-	if err := mgr.Add(a); err != nil {
+	if err := errors.Join(mgr.Add(a), mgr.Add(manager.RunnableFunc(a.SweepMarks))); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).

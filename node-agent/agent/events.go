@@ -16,7 +16,6 @@ var (
 	evStalled   = event{corev1.EventTypeWarning, "PreCopyStalled", "PreCopy", "%s"}
 	evNoTrack   = event{corev1.EventTypeWarning, "NoDirtyTracking", "PreCopy", "the node's kernel does not track dirty pages: the pod is moved with a single dump, all of it while frozen"}
 	evRefused   = event{corev1.EventTypeWarning, "PreflightRefused", "Preflight", "%s: %s"}
-	evFrozen    = event{corev1.EventTypeNormal, "SourceFrozen", "Switchover", "the pod is frozen, the last difference is being written"}
 	evDumped    = event{corev1.EventTypeNormal, "FinalDump", "Switchover", "final dump: %s of memory, %s in all, published %s after the freeze"}
 	evResumed   = event{corev1.EventTypeNormal, "SourceResumed", "Rollback", "the source pod goes on"}
 	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks are gone; the target was confirmed before"}

@@ -175,7 +175,7 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	case migration.TargetRestore:
 		return t.restore(ctx, m)
 	case migration.TargetDiscard:
-		return now, t.discard(ctx)
+		return t.discard(ctx)
 	case migration.TargetTakeBack:
 		return now, t.revert(ctx, m)
 	case migration.TargetClean:

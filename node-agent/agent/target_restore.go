@@ -239,29 +239,33 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 	return nil
 }
 
-// discard removes what a failed restore left and proves that it is gone.
-func (t *targetSession) discard(ctx context.Context) error {
+// discard removes what a failed restore left and proves that it is gone. While
+// another container's restore still runs it waits for that one's end.
+func (t *targetSession) discard(ctx context.Context) (again, error) {
 	var msgs []string
 	for _, name := range t.containers {
-		id, bundle := "", ""
-		if l := t.parking.lot(t.podUID, name); l != nil {
-			id, bundle = l.req.ContainerID, l.req.Bundle
-			_, told, gone, res := l.state()
-			if told && !gone && res == nil {
-				continue // another container's restore still runs; its end wakes us
-			}
-			if res != nil && res.Error != "" {
-				msgs = append(msgs, name+": "+res.Error)
-			}
-		} else {
-			id = t.container(name).ContainerID
-			bundle = t.bundle(id)
-		}
-		if id == "" {
+		l := t.parking.lot(t.podUID, name)
+		if l == nil {
 			continue
 		}
-		if err := t.Node.Killer.Discard(ctx, id, bundle); err != nil {
-			return fmt.Errorf("discard the failed restore of %s: %w", name, err)
+		_, told, gone, res := l.state()
+		if told && !gone && res == nil {
+			return never, nil
+		}
+		if res != nil && res.Error != "" {
+			msgs = append(msgs, name+": "+res.Error)
+		}
+	}
+	for _, name := range t.containers {
+		id := t.container(name).ContainerID
+		if l := t.parking.lot(t.podUID, name); l != nil {
+			id = l.req.ContainerID
+		}
+		if id == "" {
+			continue // its create never came
+		}
+		if err := t.Node.Killer.Discard(ctx, id, t.bundle(id)); err != nil {
+			return never, fmt.Errorf("discard the failed restore of %s: %w", name, err)
 		}
 	}
 	for _, name := range t.containers {
@@ -277,7 +281,7 @@ func (t *targetSession) discard(ctx context.Context) error {
 		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: msg}
 	}
 	t.restoreFailed, t.treeGone = true, true
-	return nil
+	return now, nil
 }
 
 // revert takes the commit back: nothing of the restored tree is left.

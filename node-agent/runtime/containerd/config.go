@@ -88,15 +88,14 @@ func (c config) dropInDir(mainFile, name string) (string, error) {
 // its entry is copied whole (cgroup driver, base specification, snapshotter, …),
 // for a pod must run under our handler as it runs under the node's.
 func dropIn(version int, effective config, handler, binary string) ([]byte, error) {
-	plugin, defaultName, entries := effective.runtimes()
+	_, defaultName, entries := effective.runtimes()
 	entry := runcEntry(entries, defaultName)
 	if entry == nil {
 		return nil, ErrNoRunc
 	}
+	plugin := criPlugins[0]
 	if version < 3 {
 		plugin = criPlugins[1]
-	} else {
-		plugin = criPlugins[0]
 	}
 	ours := nonZero(entry)
 	options, _ := ours["options"].(map[string]any)

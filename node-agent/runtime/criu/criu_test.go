@@ -168,7 +168,7 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, cause := range []error{errors.New("criu failed"), &host.ExitError{Args: []string{"runc", "checkpoint"}, Code: 1}} {
-		err := r.failed("dump", c, t.Context(), cause, dir, "x.log")
+		err := r.failed(t.Context(), "dump", c, cause, dir, "x.log")
 		if !errors.Is(err, runtime.ErrChainBroken) || !errors.Is(err, runtime.ErrNoSpace) || !errors.Is(err, cause) {
 			t.Errorf("got %v", err)
 		}
@@ -176,7 +176,7 @@ func TestFailures(t *testing.T) {
 			t.Errorf("the log is lost: %v", err)
 		}
 	}
-	if err := r.failed("dump", c, t.Context(), errors.New("x"), dir, "none.log"); errors.Is(err, runtime.ErrNoSpace) {
+	if err := r.failed(t.Context(), "dump", c, errors.New("x"), dir, "none.log"); errors.Is(err, runtime.ErrNoSpace) {
 		t.Errorf("got %v", err)
 	}
 }

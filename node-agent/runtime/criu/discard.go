@@ -39,6 +39,9 @@ func (r *Runtime) Discard(ctx context.Context, id, bundle string) error {
 			return fmt.Errorf("discard %s: %w", id, err)
 		}
 	}
+	if err := r.unmountLeftovers(id, bundle); err != nil {
+		return fmt.Errorf("discard %s: %w", id, err)
+	}
 	// --force makes a container that runc does not know a success. Its answer
 	// proves nothing about processes; the check below does.
 	_, derr := r.o.Host.Run(ctx, host.Command{Args: []string{r.o.Runc, "--root", r.o.RuncRoot, "delete", "--force", id}})

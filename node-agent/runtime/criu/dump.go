@@ -73,7 +73,7 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	err = errors.Join(err, r.keepFrozen(context.WithoutCancel(ctx), c))
 	if err != nil {
 		r.setSplice(c.ID, true)
-		return s, r.failed("dump", c, ctx, err, d.work, dumpLog)
+		return s, r.failed(ctx, "dump", c, err, d.work, dumpLog)
 	}
 	r.setSplice(c.ID, false)
 	return s, nil

@@ -59,7 +59,7 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 	s.Duration = time.Since(s.Start)
 	if err != nil {
 		r.setSplice(c.ID, true)
-		return s, r.failed("pre-dump", c, ctx, err, d.work, predumpLog)
+		return s, r.failed(ctx, "pre-dump", c, err, d.work, predumpLog)
 	}
 	return s, nil
 }
@@ -147,7 +147,7 @@ func (r *Runtime) setSplice(id string, on bool) {
 
 // failed makes the error of a dump: with the lines of CRIU's log that tell why,
 // and marked as what it means for the caller.
-func (r *Runtime) failed(what string, c runtime.Container, ctx context.Context, err error, work *os.File, log string) error {
+func (r *Runtime) failed(ctx context.Context, what string, c runtime.Container, err error, work *os.File, log string) error {
 	lines := readLogErrors(filepath.Join(host.FDPath(work), log))
 	if exit, ok := errors.AsType[*host.ExitError](err); ok {
 		exit.Log = lines

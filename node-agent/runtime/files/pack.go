@@ -194,7 +194,7 @@ func (p *packer) seen(name string, st *statT) (string, bool) {
 	if st.Nlink < 2 {
 		return "", false
 	}
-	key := inode{uint64(st.Dev), st.Ino}
+	key := inode{st.Dev, st.Ino}
 	first, ok := p.links[key]
 	if !ok {
 		p.links[key] = name

@@ -141,7 +141,11 @@ func TestMessageQueue(t *testing.T) {
 		t.Skipf("not on this kernel: %v", errno)
 	}
 	defer unix.Close(int(fd))
-	defer unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0)
+	defer func() {
+		if _, _, errno := unix.Syscall(unix.SYS_MQ_UNLINK, uintptr(unsafe.Pointer(name)), 0, 0); errno != 0 {
+			t.Error(errno)
+		}
+	}()
 	if !look(t).MessageQueues {
 		t.Error("not found")
 	}

@@ -119,7 +119,7 @@ func private(pid int, which Which, shared map[object][]span) (int64, error) {
 		if kind == notDumped {
 			continue
 		}
-		obj := object{uint64(m.Dev), m.Inode}
+		obj := object{m.Dev, m.Inode}
 		err := scan.pages(uint64(m.StartAddr), uint64(m.EndAddr), kind == privateMemory, func(s span) {
 			if kind == privateMemory {
 				bytes += int64(s.end - s.start)

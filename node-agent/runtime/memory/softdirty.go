@@ -37,7 +37,7 @@ func roundTrip() error {
 	if err != nil {
 		return fmt.Errorf("map a page: %w", err)
 	}
-	defer unix.Munmap(page)
+	defer func() { _ = unix.Munmap(page) }()
 	pagemap, err := os.Open("/proc/self/pagemap")
 	if err != nil {
 		return err
