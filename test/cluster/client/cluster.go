@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -32,10 +31,12 @@ const (
 	// EnvTool is the path of the cluster tool; "cluster exec" sets it.
 	EnvTool = "GODWIT_CLUSTER_TOOL"
 
-	// KubeconfigFile, IdentityFile and KnownHostsFile are names in the
-	// cluster's directory; the latter two in its folder ssh.
+	// KubeconfigFile is an administrator's kubeconfig in the cluster's
+	// directory; the two files below lie in its folder ssh.
 	KubeconfigFile = "kubeconfig"
-	IdentityFile   = "id_ed25519"
+	// IdentityFile is the private key that the nodes' root accepts.
+	IdentityFile = "id_ed25519"
+	// KnownHostsFile holds the nodes' host keys.
 	KnownHostsFile = "known_hosts"
 
 	// StorageClass is the class of the shared ReadWriteMany volume.
@@ -57,7 +58,6 @@ type Cluster struct {
 	dial Dialer
 	ssh  ssh.ClientConfig
 
-	mu    sync.Mutex
 	nodes map[string]*Node
 }
 

@@ -158,7 +158,7 @@ func (c *Cache) Lock(ctx context.Context, name string) (*Lock, error) {
 		// wait ends, which also gives the lock back.
 		go func() {
 			<-locked
-			f.Close()
+			_ = f.Close()
 		}()
 		return nil, fmt.Errorf("waiting for the lock %s: %w", name, ctx.Err())
 	}

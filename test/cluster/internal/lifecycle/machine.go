@@ -28,11 +28,11 @@ const probeLimit = 15 * time.Second
 // device file alone proves nothing: where the machine is itself virtual it may
 // be there and not run this kernel.
 func (c *Cluster) probeKVM(ctx context.Context, img image.Image) bool {
-	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err != nil {
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
 		return false
-	} else {
-		f.Close()
 	}
+	_ = f.Close()
 	console := filepath.Join(c.Dir(), "probe.log")
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()
