@@ -98,8 +98,11 @@ func installer(o options, n *node, state *handlerState) manager.RunnableFunc {
 		for {
 			failed := n.installHandler(ctx, o)
 			state.set(failed)
-			if failed == nil || ctx.Err() != nil {
+			if failed == nil {
 				return nil
+			}
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // going down is no failure of the manager
 			}
 			log.Error(failed, "install the runtime handler")
 			t := time.NewTimer(retry)

@@ -124,7 +124,7 @@ func killWhenResumed(p *host.Process, work *os.File) {
 		case <-ended:
 			return
 		case <-w.Events:
-		case <-w.Errors:
+		case <-w.Errors: //nolint:errcheck // the next event, or the end, comes all the same
 		}
 	}
 }

@@ -157,7 +157,7 @@ func (c *Cache) Lock(ctx context.Context, name string) (*Lock, error) {
 		// The waiting goroutine still uses the descriptor: close it when the
 		// wait ends, which also gives the lock back.
 		go func() {
-			<-locked
+			<-locked //nolint:errcheck // whether it got the lock does not matter any more
 			_ = f.Close()
 		}()
 		return nil, fmt.Errorf("waiting for the lock %s: %w", name, ctx.Err())
