@@ -26,7 +26,11 @@ func TestRemovedImageFile(t *testing.T) {
 	s.must(onNode.Signal(s.ctx, "STOP"))
 	defer func() { s.must(onNode.Signal(s.ctx, "CONT")) }()
 	s.await(m, "pre-copy to converge", harness.SourceState(v1alpha1.SourceConverged))
-	out, err := onNode.Output(s.ctx, fmt.Sprintf("find %s/%s -path '*/round-000/pages-*.img' -print -delete", harness.ImagesDir, m.UID))
+	// On the source's node, which wrote it: the target's NFS client may go on
+	// for a while to say that there is no such directory.
+	source, err := s.Nodes.Node(p.pod.Spec.NodeName)
+	s.must(err)
+	out, err := source.Output(s.ctx, fmt.Sprintf("find %s/%s -path '*/round-000/pages-*.img' -print -delete", harness.ImagesDir, m.UID))
 	s.must(err)
 	if out == "" {
 		t.Fatal("there was no page image to remove")

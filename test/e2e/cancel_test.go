@@ -21,8 +21,8 @@ func TestCancel(t *testing.T) {
 	}
 
 	// Agents that stand still keep the migration in the phase.
-	hold := func(t *testing.T, node string) (release func()) {
-		t.Helper()
+	hold := func(node string) (release func()) {
+		s.Helper()
 		agent, err := s.AgentOn(s.ctx, node)
 		s.must(err)
 		on := s.look(agent)
@@ -47,15 +47,15 @@ func TestCancel(t *testing.T) {
 		{"frozen", "", nil, harness.SourceState(v1alpha1.SourceFrozen), false},
 		{"dumped", other, harness.TargetState(v1alpha1.TargetParked), harness.SourceState(v1alpha1.SourceDumped), true},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		s.step(c.name, func() {
 			release := func() {}
 			if c.held != "" && c.holdAt == nil {
-				release = hold(t, c.held)
+				release = hold(c.held)
 			}
 			m := s.migration(c.name, p.pod.Name)
 			if c.holdAt != nil {
 				s.await(m, "the moment to hold", c.holdAt)
-				release = hold(t, c.held)
+				release = hold(c.held)
 			}
 			defer func() { release() }()
 			s.await(m, "the moment to cancel", c.reached)
@@ -79,13 +79,13 @@ func TestCancel(t *testing.T) {
 		})
 	}
 
-	t.Run("committed", func(t *testing.T) {
+	s.step("committed", func() {
 		m := s.migration("committed", p.pod.Name)
 		s.await(m, "the commit", harness.Committed)
 		s.must(s.Cancel(s.ctx, m))
 		p.continues(s.arrived(m))
 	})
-	t.Run("waiting", func(t *testing.T) {
+	s.step("waiting", func() {
 		m := harness.Migration(s.namespace, "waiting", p.pod.Name)
 		m.Annotations = map[string]string{v1alpha1.AnnotationCancel: "true"}
 		s.must(s.Create(s.ctx, m))

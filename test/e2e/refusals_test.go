@@ -37,25 +37,25 @@ func TestRefusals(t *testing.T) {
 		{s.owned(), v1alpha1.ReasonOwnedPod},
 		{&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "nobody"}}, v1alpha1.ReasonSourcePodNotFound},
 	} {
-		t.Run(c.reason, func(t *testing.T) {
+		s.step(c.reason, func() {
 			m := s.migration("move-"+c.pod.Name, c.pod.Name)
 			s.finish(m, v1alpha1.PhaseFailed)
 			if f := m.Status.Failure; f == nil || f.Reason != c.reason || f.Message == "" {
-				t.Errorf("failure %+v, want %s", f, c.reason)
+				s.Errorf("failure %+v, want %s", f, c.reason)
 			}
 			if h := m.Status.Handover; h != nil {
-				t.Errorf("the register was written: %+v", h)
+				s.Errorf("the register was written: %+v", h)
 			}
 			if c.pod.UID != "" {
 				s.stayed(m, c.pod)
 			}
 		})
 	}
-	t.Run("DryRun", func(t *testing.T) {
+	s.step("DryRun", func() {
 		m := s.migration("dry", movable.pod.Name, func(spec *v1alpha1.MigrationSpec) { spec.DryRun = true })
 		s.finish(m, v1alpha1.PhaseSucceeded)
 		if !harness.InPhase(v1alpha1.PhasePreparing)(m) || harness.InPhase(v1alpha1.PhasePreCopying)(m) {
-			t.Errorf("a dry run went through\n%s", harness.Summary(m))
+			s.Errorf("a dry run went through\n%s", harness.Summary(m))
 		}
 		s.stayed(m, movable.pod)
 		movable.unharmed()

@@ -35,7 +35,7 @@ func TestRestarts(t *testing.T) {
 		{"manager-committed", harness.Committed, manager, true},
 		{"source-completing", harness.InPhase(v1alpha1.PhaseCompleting), source, true},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		s.step(c.name, func() {
 			s.must(s.AwaitReady(s.ctx))
 			m := s.migration(c.name, p.pod.Name)
 			s.await(m, "the moment", c.when)
@@ -47,9 +47,9 @@ func TestRestarts(t *testing.T) {
 				p.continues(s.arrived(m))
 				return
 			}
-			t.Logf("rolled back: %s", m.Status.Message)
+			s.Logf("rolled back: %s", m.Status.Message)
 			if c.must || m.Status.Phase != v1alpha1.PhaseFailed {
-				t.Errorf("it ended as %s\n%s", m.Status.Phase, harness.Summary(m))
+				s.Errorf("it ended as %s\n%s", m.Status.Phase, harness.Summary(m))
 			}
 			s.stayed(m, p.pod)
 			p.unharmed()

@@ -55,6 +55,17 @@ func begin(t *testing.T) *scenario {
 	return s
 }
 
+// step runs a part of the test as a subtest, which everything reports to.
+func (s *scenario) step(name string, do func()) {
+	s.Helper()
+	whole := s.T
+	defer func() { s.T = whole }()
+	whole.Run(name, func(t *testing.T) {
+		s.T = t
+		do()
+	})
+}
+
 func (s *scenario) must(err error) {
 	s.Helper()
 	if err != nil {

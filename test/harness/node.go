@@ -18,7 +18,7 @@ import (
 )
 
 // ImagesDir is where the nodes see the shared volume.
-const ImagesDir = "/var/lib/godwit/images"
+const ImagesDir = "/run/godwit/images"
 
 // ErrNoCgroup says that the container has no cgroup on the node: nothing of it
 // runs there.

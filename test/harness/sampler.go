@@ -23,6 +23,9 @@ type Sample struct {
 	Gone bool
 	// Frozen is what cgroup.events says: every task is frozen.
 	Frozen bool
+	// Traced: a process is held by another with ptrace, as CRIU does during a
+	// dump. It thaws a frozen cgroup for as long as it holds the tasks.
+	Traced bool
 	// Processes in the cgroup.
 	Processes int
 	// CPU time the cgroup has used in all its life.
@@ -43,16 +46,24 @@ type Sampler struct {
 // sampleScript uses nothing but the shell's own commands: starting a program
 // takes an emulated processor longer than the pause between two looks. It ends
 // when its cgroup has been gone for a while, or when nobody reads it any more.
+//
+// The freezer is looked at before and after the tracer: CRIU takes the tasks
+// before it thaws them, and freezes them before it lets them go.
 const sampleScript = `cd / && exec 9<> <(:)
+events() { while read -r k v; do case $k in frozen) frozen=$v;; esac; done < "$cg/cgroup.events"; }
 gone=0
 while [ $gone -lt 20 ]; do
-	frozen= populated= usage= n=0
+	frozen= usage= n=0 tracer=0
 	now=$EPOCHREALTIME
-	{ while read -r k v; do case $k in frozen) frozen=$v;; populated) populated=$v;; esac; done < "$cg/cgroup.events"; } 2>/dev/null
-	{ while read -r pid; do n=$((n+1)); done < "$cg/cgroup.procs"; } 2>/dev/null
+	events 2>/dev/null
+	{ while read -r pid; do n=$((n+1)) last=$pid; done < "$cg/cgroup.procs"; } 2>/dev/null
+	if [ "$frozen" = 0 ] && [ $n -gt 0 ]; then
+		{ while read -r k v; do case $k in TracerPid:) tracer=$v; break;; esac; done < /proc/$last/status; } 2>/dev/null
+		[ "$tracer" != 0 ] || events 2>/dev/null
+	fi
 	{ read -r k usage < "$cg/cpu.stat"; } 2>/dev/null
 	[ -n "$frozen" ] || gone=$((gone+1))
-	echo "$now ${frozen:-gone} $n ${usage:-0}" || exit
+	echo "$now ${frozen:-gone} $n ${usage:-0} $tracer" || exit
 	read -r -t 0.05 -u 9
 done`
 
@@ -97,14 +108,14 @@ func (s *Sampler) receive(r io.Reader) {
 	}
 }
 
-// parseSample reads "1700000000.123456 1 2 345": time, frozen or "gone",
-// number of processes, microseconds of CPU time.
+// parseSample reads "1700000000.123456 1 2 345 0": time, frozen or "gone",
+// number of processes, microseconds of CPU time, tracer.
 func parseSample(line string) (Sample, error) {
 	f := strings.Fields(line)
-	if len(f) != 4 {
+	if len(f) != 5 {
 		return Sample{}, fmt.Errorf("sample %q has %d fields", line, len(f))
 	}
-	var numbers [4]int64
+	var numbers [5]int64
 	for i, text := range f {
 		if i == 1 {
 			continue
@@ -116,7 +127,7 @@ func parseSample(line string) (Sample, error) {
 		numbers[i] = n
 	}
 	return Sample{
-		Node: time.UnixMicro(numbers[0]), Gone: f[1] == "gone", Frozen: f[1] == "1",
+		Node: time.UnixMicro(numbers[0]), Gone: f[1] == "gone", Frozen: f[1] == "1", Traced: numbers[4] != 0,
 		Processes: int(numbers[2]), CPU: time.Duration(numbers[3]) * time.Microsecond,
 	}, nil
 }
