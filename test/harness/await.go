@@ -108,6 +108,8 @@ func (h *Harness) follow(ctx context.Context, o client.Object, version string, c
 		return false, err
 	}
 	defer w.Stop()
+	// Not every watch ends with its context.
+	defer context.AfterFunc(ctx, w.Stop)()
 	for e := range w.ResultChan() {
 		switch e.Type {
 		case watch.Added, watch.Modified, watch.Deleted:
