@@ -38,7 +38,7 @@ func (s *scenario) tellsTheStory(m *v1alpha1.Migration, target *corev1.Pod) {
 	for uid, want := range map[string][]string{
 		string(m.UID): {
 			"Accepted", "Preparing", "PreCopying", "TargetPodCreated", "TargetPodScheduled", "RoundFinished", "Converged",
-			"TargetParked", "SwitchingOver", "SourceFrozen", "FinalDump", "Committed", "Restored", "Completing", "SourceKilled", "Succeeded",
+			"TargetParked", "SwitchingOver", "FinalDump", "Committed", "Restored", "Completing", "SourceKilled", "Succeeded",
 		},
 		string(target.UID):             {"TargetReady", "HandedOver", "Succeeded"},
 		string(m.Status.Source.PodUID): {"PreCopying", "SwitchingOver", "HandedOver", "Completing"},

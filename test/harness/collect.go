@@ -31,7 +31,7 @@ func (h *Harness) Collect(ctx context.Context, namespace, dir string) error {
 	write("objects.txt", "get", "migrations,pods,services,endpointslices,nodes", "-A", "-o", "wide")
 	write("migrations.yaml", "-n", namespace, "get", "migrations", "-o", "yaml")
 	write("pods.yaml", "-n", namespace, "get", "pods", "-o", "yaml")
-	write("describe.txt", "-n", namespace, "describe", "migrations,pods")
+	write("describe.txt", "-n", namespace, "describe", "--show-events", "migrations,pods")
 	write("events.txt", "-n", namespace, "get", "events.events.k8s.io", "--sort-by=.metadata.creationTimestamp")
 	for _, component := range []string{"manager", "agent"} {
 		selector := []string{"-n", Namespace, "logs", "-l", "app.kubernetes.io/component=" + component,
