@@ -10,9 +10,6 @@ import (
 	"godwit.dev/godwit/test/harness"
 )
 
-// injected is the CPU time that CRIU's own code may take in a frozen task.
-const injected = 50 * time.Millisecond
-
 // From the freeze until the target is confirmed, the source's tasks neither run
 // nor are gone. The test looks at the node, not at what anyone reports.
 func TestSourceIsFrozenUntilTheTargetIsConfirmed(t *testing.T) {

@@ -147,8 +147,8 @@ func (s *scenario) logDowntime(m *v1alpha1.Migration) {
 		s.Errorf("no downtime was measured\n%s", harness.Summary(m))
 	} else {
 		s.Logf("%s: %s to %s, down for %s = %s + %s + %s", m.Name, m.Status.Source.NodeName, m.Status.Target.NodeName,
-			d.Total.Duration.Round(time.Millisecond), d.FreezeAndDump.Duration.Round(time.Millisecond),
-			d.Handover.Duration.Round(time.Millisecond), d.Restore.Duration.Round(time.Millisecond))
+			d.Total.Round(time.Millisecond), d.FreezeAndDump.Round(time.Millisecond),
+			d.Handover.Round(time.Millisecond), d.Restore.Round(time.Millisecond))
 	}
 }
 
