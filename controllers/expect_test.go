@@ -24,7 +24,11 @@ func describe(got, want map[string][]string) string {
 // checkMetrics looks at the metrics of one successful migration.
 func (f *fixture) checkMetrics() {
 	f.Helper()
-	if got := f.metric("godwit_migration_downtime_seconds").GetHistogram(); got.GetSampleCount() != 1 || got.GetSampleSum() != 1.7 {
+	// Metrics are counted after the phase is stored; the downtime is the last of
+	// those that are looked at here.
+	downtime := func() *dto.Histogram { return f.metric("godwit_migration_downtime_seconds").GetHistogram() }
+	f.until("the downtime to be counted", func() bool { return downtime().GetSampleCount() > 0 }, func() string { return downtime().String() })
+	if got := downtime(); got.GetSampleCount() != 1 || got.GetSampleSum() != 1.7 {
 		f.Errorf("downtime = %v", got)
 	}
 	if got := f.metric("godwit_migration_precopy_rounds").GetHistogram(); got.GetSampleCount() != 1 || got.GetSampleSum() != 2 {
