@@ -31,6 +31,13 @@ const (
 	// LabelNodeDirtyTracking is "true" on nodes whose kernel tracks dirty pages,
 	// "false" on those that can only do a single dump.
 	LabelNodeDirtyTracking = "godwit.dev/dirty-tracking"
+	// LabelNodeFence says what keeps kubelet from starting a frozen source
+	// afresh on the node: FenceNRI or FenceBudget.
+	LabelNodeFence = "godwit.dev/fence"
+	// FenceNRI: the agent is asked before a container is created, through NRI.
+	FenceNRI = "nri"
+	// FenceBudget: nothing but the limit that probes put on the freeze.
+	FenceBudget = "budget"
 	// AnnotationNodeFacts holds the NodeFacts of a node as JSON.
 	AnnotationNodeFacts = "godwit.dev/node-facts"
 

@@ -82,6 +82,11 @@ const (
 	ReasonImageNotPinned        = "ImageNotPinned"
 	ReasonCheckpointNotUsable   = "CheckpointNotUsable"
 	ReasonPreflightError        = "PreflightError"
+	// ReasonProbeBudgetTooShort: a liveness or startup probe has less patience
+	// with a frozen container than any switchover needs.
+	ReasonProbeBudgetTooShort = "ProbeBudgetTooShort"
+	// ReasonNotStarted: a startup probe has not succeeded yet.
+	ReasonNotStarted = "NotStarted"
 )
 
 // Failure reasons of the agents.
@@ -98,4 +103,10 @@ const (
 	ReasonRestoreFailed   = "RestoreFailed"
 	ReasonAgentLost       = "AgentLost"
 	ReasonAgentError      = "AgentError"
+	// ReasonSourceKilled: kubelet ended the frozen source's container, whose
+	// probes it took for dead.
+	ReasonSourceKilled = "SourceKilled"
+	// ReasonProbeBudgetSpent: the switchover took so long that kubelet was about
+	// to take the frozen source for dead.
+	ReasonProbeBudgetSpent = "ProbeBudgetSpent"
 )

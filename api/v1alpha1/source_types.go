@@ -61,6 +61,10 @@ type SourceReport struct {
 	// residentBytes is the pod's resident memory at the preflight.
 	// +optional
 	ResidentBytes int64 `json:"residentBytes,omitempty"`
+	// probeBudget is how long kubelet's probes put up with a frozen pod; absent
+	// when no liveness or startup probe looks at it.
+	// +optional
+	ProbeBudget *ProbeBudget `json:"probeBudget,omitempty"`
 	// round is the number of finished pre-copy rounds.
 	// +optional
 	Round *int32 `json:"round,omitempty"`
@@ -95,6 +99,22 @@ type SourceReport struct {
 	// failure is set when the source agent gives up.
 	// +optional
 	Failure *Failure `json:"failure,omitempty"`
+}
+
+// ProbeBudget is the shortest patience that a probe of the pod has with a frozen
+// container, and what a switchover may take of it.
+type ProbeBudget struct {
+	// container whose probe it is.
+	Container string `json:"container"`
+	// probe is "liveness" or "startup".
+	Probe string `json:"probe"`
+	// patience is how long after the freeze kubelet restarts the container at
+	// the earliest: (failureThreshold - 1) × periodSeconds.
+	Patience metav1.Duration `json:"patience"`
+	// switchover is how much of it the freeze may last, the rest being kept for
+	// letting the source go on: a switchover that is not committed by then is
+	// aborted, and a restore that has not ended by then is taken back.
+	Switchover metav1.Duration `json:"switchover"`
 }
 
 // ConvergenceVerdict is what the pre-copy engine wants next.

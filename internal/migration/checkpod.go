@@ -6,7 +6,6 @@ package migration
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +42,7 @@ func CheckPod(pod *corev1.Pod) []v1alpha1.Failure {
 	for i := range pod.Spec.Containers {
 		checkContainer(&r, &pod.Spec.Containers[i])
 	}
+	checkStarted(&r, pod)
 	if len(pod.Spec.ResourceClaims) > 0 {
 		r.add(v1alpha1.ReasonDevices, "the pod uses resource claims; the state of a device cannot be moved, so move a pod without them")
 	}
@@ -161,27 +161,4 @@ func checkContainer(r *refusals, c *corev1.Container) {
 			}
 		}
 	}
-}
-
-// FreezeBudget is how long the pod's containers can stay frozen before kubelet
-// takes them for dead and restarts them from their images: the shortest of
-// their liveness and startup probes' failureThreshold × periodSeconds. 0 means
-// that nothing probes them. A frozen container answers no probe.
-func FreezeBudget(pod *corev1.Pod) time.Duration {
-	var budget time.Duration
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.StartupProbe} {
-			if p == nil {
-				continue
-			}
-			// The API server has put in the defaults; a zero would mean one
-			// failure is enough.
-			b := time.Duration(max(p.FailureThreshold, 1)) * time.Duration(max(p.PeriodSeconds, 1)) * time.Second
-			if budget == 0 || b < budget {
-				budget = b
-			}
-		}
-	}
-	return budget
 }

@@ -6,7 +6,6 @@ package migration
 import (
 	"slices"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -182,29 +181,5 @@ func TestCheckVolumes(t *testing.T) {
 	}
 	if got := CheckVolumes(bare(), nil); got != nil {
 		t.Errorf("no volumes: %+v", got)
-	}
-}
-
-func TestFreezeBudget(t *testing.T) {
-	probe := func(period, failures int32) *corev1.Probe {
-		return &corev1.Probe{PeriodSeconds: period, FailureThreshold: failures}
-	}
-	for name, tc := range map[string]struct {
-		liveness, startup *corev1.Probe
-		want              time.Duration
-	}{
-		"no probes":            {nil, nil, 0},
-		"liveness":             {probe(10, 3), nil, 30 * time.Second},
-		"the shorter of two":   {probe(10, 3), probe(1, 5), 5 * time.Second},
-		"fails the first time": {probe(0, 0), nil, time.Second},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pod := bare(func(p *corev1.Pod) {
-				p.Spec.Containers[0].LivenessProbe, p.Spec.Containers[0].StartupProbe = tc.liveness, tc.startup
-			})
-			if got := FreezeBudget(pod); got != tc.want {
-				t.Errorf("FreezeBudget = %s, want %s", got, tc.want)
-			}
-		})
 	}
 }

@@ -40,6 +40,9 @@ type PreCopy struct {
 	MaxRounds      int32
 	TargetDowntime time.Duration
 	OnStall        v1alpha1.OnStallPolicy
+	// Budget is how long the pod's probes let it be frozen; 0 for no limit. A
+	// downtime above it must not be tried, whatever OnStall says.
+	Budget time.Duration
 }
 
 // Reasons of a convergence decision.
@@ -51,6 +54,7 @@ const (
 	ConvergeNotShrinking    = "DirtyNotShrinking"
 	ConvergeMaxRounds       = "MaxRoundsReached"
 	ConvergeRateTooHigh     = "DirtyRateAboveBandwidth"
+	ConvergeAboveBudget     = "AboveProbeBudget"
 	ConvergeFixedCostTooBig = "FixedCostAboveTarget"
 )
 
@@ -88,6 +92,9 @@ func Converge(p PreCopy) Convergence {
 		c.Verdict, c.Reason, c.Message = v1alpha1.VerdictContinue, ConvergeFirstRound, "the first round copies all memory"
 		return c
 	}
+	if p.Budget > 0 {
+		p.TargetDowntime = min(p.TargetDowntime, p.Budget)
+	}
 	memory := transfer(p.DirtyBytes+p.FinalOnlyBytes, c.Bandwidth) + transfer(p.DirtyBytes+p.FinalOnlyBytes, p.RestoreBandwidth)
 	c.Predicted = p.FixedCost + memory
 	dirty := bytesString(p.DirtyBytes)
@@ -95,7 +102,11 @@ func Converge(p PreCopy) Convergence {
 	stalled := func(reason, format string, args ...any) Convergence {
 		c.Reason, c.Message = reason, fmt.Sprintf(format, args...)
 		c.Verdict = v1alpha1.VerdictStalled
-		if p.OnStall == v1alpha1.OnStallStopAndCopy {
+		switch {
+		case p.Budget > 0 && c.Predicted > p.Budget:
+			c.Reason = ConvergeAboveBudget
+			c.Message += fmt.Sprintf("; kubelet's probes put up with %s only, and would restart the pod in the middle of the switchover", round(p.Budget))
+		case p.OnStall == v1alpha1.OnStallStopAndCopy:
 			c.Verdict = v1alpha1.VerdictSwitch
 			c.Message += "; switching over all the same (onStall: StopAndCopy)"
 		}

@@ -68,6 +68,10 @@ func TestSourceRules(t *testing.T) {
 			if o.Phase != preparing || o.Handover != "" {
 				bad("checks at the wrong time")
 			}
+		case SourceReportKilled:
+			if o.Handover != committed || !o.Killed || o.Report.Failure != nil {
+				bad("tells of a kill that was not seen, twice, or that the register decides")
+			}
 		case SourceIdle, SourceConverge, SourceAwaitArm, SourceAwaitCommit:
 		default:
 			bad("unknown action")
@@ -78,7 +82,7 @@ func TestSourceRules(t *testing.T) {
 	for _, phase := range allPhases {
 		for _, reg := range registers {
 			for _, state := range allSource {
-				for _, flags := range combinations(5) {
+				for _, flags := range combinations(6) {
 					for _, verdict := range verdicts {
 						for _, frozenFor := range []time.Duration{0, time.Second, time.Hour} {
 							for _, maxRounds := range []int32{0, 2, 8} {
@@ -87,7 +91,7 @@ func TestSourceRules(t *testing.T) {
 									r.Failure = failure
 								}
 								check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute,
-									DirtyTracking: flags[1], PodGone: flags[2], Frozen: flags[3], Refresh: flags[4], FrozenFor: frozenFor, Verdict: verdict})
+									DirtyTracking: flags[1], PodGone: flags[2], Frozen: flags[3], Refresh: flags[4], Killed: flags[5], FrozenFor: frozenFor, Verdict: verdict})
 							}
 						}
 					}

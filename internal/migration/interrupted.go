@@ -39,6 +39,9 @@ func interrupted(o Observation) *v1alpha1.Failure {
 	case s != nil && s.Failure != nil:
 		return s.Failure
 	case s != nil && s.State == v1alpha1.SourceStalled:
+		if s.Convergence != nil && s.Convergence.Reason == ConvergeAboveBudget {
+			return fail(v1alpha1.ReasonStalled, "the switchover would take longer than the pod's probes allow: %s", convergenceMessage(s))
+		}
 		return fail(v1alpha1.ReasonStalled, "pre-copy does not converge and preCopy.onStall is Abort: %s", convergenceMessage(s))
 	}
 	if !began {

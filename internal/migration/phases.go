@@ -5,6 +5,7 @@ package migration
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -203,6 +204,9 @@ func decideCommitted(o Observation) Decision {
 		// what it did may be undone by letting the source go on.
 		return Decision{Action: Wait, Message: fmt.Sprintf("committed, but the target pod is gone: unless its agent takes the commit back, source pod %q stays frozen until it is deleted", m.Spec.PodName)}
 	}
+	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonSourceKilled {
+		return Decision{Action: Wait, Message: "committed: the target restores the pod; " + s.Failure.Message}
+	}
 	return Decision{Action: Wait, Message: "committed: the target restores the pod"}
 }
 
@@ -229,13 +233,19 @@ func decideRollback(o Observation) Decision {
 // rollbackFailure is the reason for a rollback: the recorded one, else the
 // register's.
 func rollbackFailure(m *v1alpha1.Migration) *v1alpha1.Failure {
-	if m.Status.Failure != nil {
-		return m.Status.Failure
+	f := m.Status.Failure
+	if f == nil {
+		h := m.Status.Handover
+		f = &v1alpha1.Failure{Reason: h.Reason, Message: h.Message}
+		if f.Reason == "" {
+			f.Reason = v1alpha1.ReasonCancelled
+		}
 	}
-	h := m.Status.Handover
-	f := &v1alpha1.Failure{Reason: h.Reason, Message: h.Message}
-	if f.Reason == "" {
-		f.Reason = v1alpha1.ReasonCancelled
+	// Taken back after kubelet had killed the source: the one thing a person
+	// must hear, whatever made the target fail.
+	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonSourceKilled && !strings.Contains(f.Message, s.Failure.Message) {
+		f = f.DeepCopy()
+		f.Message += "; " + s.Failure.Message
 	}
 	return f
 }
@@ -270,6 +280,8 @@ func switchoverStep(m *v1alpha1.Migration) string {
 	switch {
 	case s == nil:
 		return "armed"
+	case s.State == v1alpha1.SourceFrozen && s.ProbeBudget != nil:
+		return fmt.Sprintf("the pod is frozen, for %s at most since kubelet probes it; the last difference is being written", s.ProbeBudget.Switchover.Duration)
 	case s.State == v1alpha1.SourceFrozen:
 		return "the pod is frozen, the last difference is being written"
 	case s.State == v1alpha1.SourceDumped:

@@ -17,13 +17,18 @@ type SourceObservation struct {
 	Phase    v1alpha1.MigrationPhase
 	Handover v1alpha1.HandoverState
 	Report   v1alpha1.SourceReport
-	// MaxRounds and SwitchoverTimeout from the spec.
-	MaxRounds         int32
+	// MaxRounds from the spec.
+	MaxRounds int32
+	// SwitchoverTimeout is how long the pod may be frozen without a commit; see
+	// SwitchoverLimit.
 	SwitchoverTimeout time.Duration
 	// DirtyTracking of this node's kernel.
 	DirtyTracking bool
 	// PodGone: the source pod object (by UID) no longer exists.
 	PodGone bool
+	// Killed: the containers that were frozen do not run any more, though the pod
+	// exists and nobody is deleting it.
+	Killed bool
 	// Frozen: the kernel says that a task of the pod is frozen now.
 	Frozen bool
 	// FrozenFor is how long ago the freeze began (Report.FrozenAt), 0 if never.
@@ -57,6 +62,9 @@ const (
 	SourceAwaitCommit SourceAction = "AwaitCommit"
 	// SourceAbort: write Aborted into the register (precondition: empty).
 	SourceAbort SourceAction = "Abort"
+	// SourceReportKilled: kubelet has ended the frozen containers after the commit;
+	// report the failure SourceKilled. The target goes on.
+	SourceReportKilled SourceAction = "ReportKilled"
 	// SourceResume: thaw, connect, report Resumed.
 	SourceResume SourceAction = "Resume"
 	// SourceKill: the pod object is gone; kill what is left of it, report Killed.
@@ -85,6 +93,8 @@ func DecideSource(o SourceObservation) SourceAction {
 	case v1alpha1.HandoverCommitted:
 		confirmed := o.Phase == v1alpha1.PhaseCompleting || Finished(o.Phase)
 		switch {
+		case !confirmed && o.Killed && o.Report.Failure == nil:
+			return SourceReportKilled
 		case !confirmed || state == v1alpha1.SourceCleaned:
 			return SourceIdle
 		case state == v1alpha1.SourceKilled:
@@ -109,6 +119,8 @@ func DecideSource(o SourceObservation) SourceAction {
 		switch {
 		case o.Report.Failure != nil:
 			return SourceIdle // the controller aborts
+		case o.Killed && (state == v1alpha1.SourceFrozen || state == v1alpha1.SourceDumped):
+			return SourceAbort // nothing is left to fall back on; kubelet starts it anew
 		case state == v1alpha1.SourceDumped && o.FrozenFor > o.SwitchoverTimeout:
 			return SourceAbort
 		case state == v1alpha1.SourceDumped:
