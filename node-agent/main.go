@@ -123,9 +123,13 @@ func serve(ctx context.Context, o options, node *node) error {
 	if err := mgr.Add(installer(o, node, handler)); err != nil {
 		return err
 	}
+	if err := mgr.Add(node.guard); err != nil {
+		return err
+	}
 	if err := mgr.Add(&agent.NodeReporter{
 		NodeName: o.nodeName, Client: mgr.GetClient(), Prober: node.Prober,
 		Ready: handler.get, Settled: handler.settled,
+		Fence: node.fence, FenceChanged: node.guard.Changed(),
 	}); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 
+	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/node-agent/agent"
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/containerd"
@@ -24,6 +25,7 @@ import (
 	"godwit.dev/godwit/node-agent/runtime/host"
 	"godwit.dev/godwit/node-agent/runtime/inspect"
 	"godwit.dev/godwit/node-agent/runtime/network"
+	"godwit.dev/godwit/node-agent/runtime/nri"
 )
 
 // node is the real node: the adapters the engine works with, and what has to
@@ -32,6 +34,7 @@ type node struct {
 	agent.Node
 	host       *host.Host
 	containerd *containerd.Runtime
+	guard      *nri.Guard
 }
 
 func openNode(ctx context.Context, o options) (*node, error) {
@@ -45,10 +48,11 @@ func openNode(ctx context.Context, o options) (*node, error) {
 	}
 	cg := cgroup.New(cgroup.Options{Host: h})
 	cr := criu.New(criu.Options{Host: h, Cgroup: cg})
+	guard := nri.New(nri.Options{Socket: h.Path(nri.DefaultSocket), Log: ctrl.Log.WithName("nri")})
 	return &node{
-		host: h, containerd: cd,
+		host: h, containerd: cd, guard: guard,
 		Node: agent.Node{
-			Finder: cd, Checkpointer: cr, Freezer: cg, Dirty: cr, Killer: cr, Prober: cr,
+			Finder: cd, Checkpointer: cr, Freezer: cg, Dirty: cr, Killer: cr, Guard: guard, Prober: cr,
 			Isolator: network.New(network.Options{}), Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
 		},
 	}, nil
@@ -57,6 +61,14 @@ func openNode(ctx context.Context, o options) (*node, error) {
 func (n *node) close() {
 	_ = n.containerd.Close()
 	_ = n.host.Close()
+}
+
+// fence is what keeps kubelet from starting a frozen source afresh here.
+func (n *node) fence() string {
+	if n.guard.Active() {
+		return v1alpha1.FenceNRI
+	}
+	return v1alpha1.FenceBudget
 }
 
 // handlerState is how the last try to install the runtime handler ended.

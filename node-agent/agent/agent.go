@@ -35,6 +35,7 @@ type Node struct {
 	Isolator     runtime.Isolator
 	Dirty        runtime.DirtyCounter
 	Killer       runtime.Killer
+	Guard        runtime.Guard
 	Files        runtime.Files
 	Inspector    runtime.Inspector
 	Prober       runtime.NodeProber

@@ -19,6 +19,7 @@ var (
 	evDumped    = event{corev1.EventTypeNormal, "FinalDump", "Switchover", "final dump: %s of memory, %s in all, published %s after the freeze"}
 	evResumed   = event{corev1.EventTypeNormal, "SourceResumed", "Rollback", "the source pod goes on"}
 	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks are gone; the target was confirmed before"}
+	evFenced    = event{corev1.EventTypeWarning, "SourceKilledByKubelet", "Switchover", "%s"}
 	evParked    = event{corev1.EventTypeNormal, "TargetParked", "Prepare", "the target's containers are ready to be restored"}
 	evCommitted = event{corev1.EventTypeNormal, "Committed", "Switchover", "the image set is verified; from here the target owns the pod"}
 	evRestored  = event{corev1.EventTypeNormal, "Restored", "Switchover", "the pod's processes run on %s, restored in %s"}

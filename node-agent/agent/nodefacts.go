@@ -35,6 +35,10 @@ type NodeReporter struct {
 	// Ready returns why the node cannot take part for another reason than its
 	// abilities (the runtime handler is not installed, say); nil when it can.
 	Ready func() error
+	// Fence returns what LabelNodeFence says; nil for FenceBudget. FenceChanged
+	// tells that it returns something else now.
+	Fence        func() string
+	FenceChanged <-chan struct{}
 	// Settled is closed when Ready has a first answer; until then an agent that
 	// restarts leaves its node's facts as they are. nil: at once.
 	Settled <-chan struct{}
@@ -64,6 +68,8 @@ func (r *NodeReporter) Start(ctx context.Context) error {
 		case <-ctx.Done():
 			t.Stop()
 			return nil
+		case <-r.FenceChanged:
+			t.Stop()
 		case <-t.C:
 		}
 	}
@@ -81,6 +87,10 @@ func (r *NodeReporter) report(ctx context.Context) (bool, error) {
 			f.NotReady = err.Error()
 		}
 	}
+	fence := v1alpha1.FenceBudget
+	if r.Fence != nil {
+		fence = r.Fence()
+	}
 	raw, err := json.Marshal(f)
 	if err != nil {
 		return false, err
@@ -91,6 +101,7 @@ func (r *NodeReporter) report(ctx context.Context) (bool, error) {
 			"name": r.NodeName,
 			"labels": map[string]any{
 				v1alpha1.LabelNodeReady:         strconv.FormatBool(f.NotReady == ""),
+				v1alpha1.LabelNodeFence:         fence,
 				v1alpha1.LabelNodeDirtyTracking: strconv.FormatBool(f.DirtyTracking),
 			},
 			"annotations": map[string]any{v1alpha1.AnnotationNodeFacts: string(raw)},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -26,6 +27,8 @@ type checked struct {
 	free int64
 	// maxRounds of the spec.
 	maxRounds int32
+	// fixedCost of a switchover of this node, as far as it is known.
+	fixedCost time.Duration
 }
 
 // preflight checks the pod and the node before anything is touched.
@@ -43,6 +46,7 @@ func (s *sourceSession) preflight(ctx context.Context, m *v1alpha1.Migration) er
 	if len(refusals) > 0 {
 		s.report.State = v1alpha1.SourceRefused
 	}
+	s.report.ProbeBudget = migration.ProbeBudget(c.pod)
 	s.report.DirtyTracking = &c.probe.DirtyTracking
 	s.report.ResidentBytes, s.sharedBytes = 0, 0
 	for _, i := range c.inspections {
@@ -58,6 +62,7 @@ func (s *sourceSession) preflight(ctx context.Context, m *v1alpha1.Migration) er
 
 func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (checked, error) {
 	c := checked{containers: s.containers, inspections: map[string]runtime.Inspection{}, maxRounds: *m.Spec.PreCopy.MaxRounds}
+	c.fixedCost, _ = s.costs.estimate()
 	var err error
 	if c.pod, err = s.pod(ctx, m.Status.Source.PodRef); err != nil {
 		return c, err
@@ -84,6 +89,9 @@ func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (chec
 // evaluate turns what was gathered into refusals. Pure.
 func evaluate(c checked) []v1alpha1.Failure {
 	refusals := migration.CheckPod(c.pod)
+	if f := migration.CheckProbeBudget(c.pod, c.fixedCost); f != nil {
+		refusals = append(refusals, *f)
+	}
 	var resident int64
 	for _, k := range c.containers {
 		i := c.inspections[k.Name]

@@ -41,7 +41,11 @@ type sourceSession struct {
 	// publishAttempted: the digest may have reached the API, so from here only
 	// the register decides.
 	publishAttempted bool
-	publisher        publisher
+	// killed as last observed: the frozen containers are gone.
+	killed bool
+	// guarded is the UID of the pod whose new containers the node refuses.
+	guarded   string
+	publisher publisher
 }
 
 func (s *sourceSession) run(ctx context.Context) {
@@ -120,13 +124,13 @@ func (s *sourceSession) load(ctx context.Context) error {
 // observe gathers what DecideSource looks at.
 func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (migration.SourceObservation, error) {
 	o := migration.SourceObservation{
-		Phase:             m.Status.Phase,
-		Report:            s.report,
-		MaxRounds:         *m.Spec.PreCopy.MaxRounds,
-		SwitchoverTimeout: m.Spec.SwitchoverTimeout.Duration,
-		DirtyTracking:     s.report.DirtyTracking == nil || *s.report.DirtyTracking,
-		Verdict:           s.convergence.Verdict,
+		Phase:         m.Status.Phase,
+		Report:        s.report,
+		MaxRounds:     *m.Spec.PreCopy.MaxRounds,
+		DirtyTracking: s.report.DirtyTracking == nil || *s.report.DirtyTracking,
+		Verdict:       s.convergence.Verdict,
 	}
+	o.SwitchoverTimeout, _ = migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
 	if h := m.Status.Handover; h != nil {
 		o.Handover = h.State
 	}
@@ -154,6 +158,9 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		}
 		o.Frozen = o.Frozen || frozen
 	}
+	o.Killed = s.wasKilled(pod)
+	s.killed = o.Killed
+	s.fence(m, o)
 	o.Refresh = s.refreshPays()
 	return o, nil
 }
@@ -174,8 +181,10 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 		return again(o.SwitchoverTimeout - o.FrozenFor + time.Millisecond), nil
 	case migration.SourceAbort:
 		return now, s.abortSwitchover(ctx, m)
+	case migration.SourceReportKilled:
+		return now, s.reportKilled(ctx, m)
 	case migration.SourceResume:
-		return now, s.resume(ctx, m)
+		return s.resume(ctx, m)
 	case migration.SourceKill:
 		return now, s.kill(ctx, m)
 	case migration.SourceClean:
@@ -207,16 +216,19 @@ func (s *sourceSession) fail(ctx context.Context, m *v1alpha1.Migration, reason,
 }
 
 // resume lets the source go on after an abort.
-func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) error {
+func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	if s.killed {
+		return s.awaitSuccessor(ctx, m)
+	}
 	if err := s.thaw(ctx); err != nil {
-		return err
+		return never, err
 	}
 	s.report.State = v1alpha1.SourceResumed
 	if s.report.FrozenAt != nil && s.report.ResumedAt == nil {
 		s.report.ResumedAt = microTime(s.Now())
 		s.event(m, evResumed)
 	}
-	return s.publish(ctx)
+	return now, s.publish(ctx)
 }
 
 // thaw lets all containers go on and connects the pod again; repeatable.
@@ -261,9 +273,15 @@ func (s *sourceSession) clean(ctx context.Context) error {
 // abortSwitchover gives a switchover up by writing the register. If the target
 // has committed meanwhile, the write is refused and the source stays frozen.
 func (s *sourceSession) abortSwitchover(ctx context.Context, m *v1alpha1.Migration) error {
+	limit, byProbes := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
 	f := v1alpha1.Failure{Reason: v1alpha1.ReasonSwitchoverTimeout, Message: fmt.Sprintf(
-		"the target did not commit within spec.switchoverTimeout (%s) of the freeze; see status.target", m.Spec.SwitchoverTimeout.Duration)}
-	if s.report.State != v1alpha1.SourceDumped {
+		"the target did not commit within spec.switchoverTimeout (%s) of the freeze; see status.target", limit)}
+	switch {
+	case s.killed:
+		f = *s.killedFailure()
+	case s.report.State == v1alpha1.SourceDumped && byProbes:
+		f = *budgetSpent(s.report.ProbeBudget)
+	case s.report.State != v1alpha1.SourceDumped:
 		f = v1alpha1.Failure{Reason: v1alpha1.ReasonAgentLost, Message: "the source agent restarted in the middle of the final dump"}
 	}
 	err := s.abort(ctx, roleSource, f)
@@ -296,6 +314,9 @@ func (s *sourceSession) syncFrom(ctx context.Context) error {
 func (s *sourceSession) orphaned(ctx context.Context) error {
 	if !s.loaded {
 		return nil
+	}
+	if !s.publishAttempted || len(s.containers) == 0 {
+		s.unfence()
 	}
 	if s.publishAttempted {
 		s.log.Error(errGone, "the Migration was removed during its switchover; if tasks of the pod are frozen, they stay so until a person decides", "pod containers", len(s.containers))

@@ -201,6 +201,7 @@ func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	return migration.PreCopy{
 		Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
 		FixedCost: fixed, RestoreBandwidth: restore,
+		Budget:    s.switchoverBudget(),
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
 	}
 }
@@ -271,6 +272,12 @@ func (s *sourceSession) recount(ctx context.Context, m *v1alpha1.Migration) erro
 		return err
 	}
 	s.convergence = migration.Converge(s.preCopyInput(m))
+	if s.convergence.Reason == migration.ConvergeAboveBudget {
+		// It had converged, and has dirtied more since than its probes allow to
+		// be copied while it is frozen.
+		s.decideConvergence(m)
+		return s.publish(ctx)
+	}
 	if shown := migration.FormatBytes(s.dirty); shown != s.report.Dirty {
 		s.report.Dirty = shown
 		return s.publish(ctx)

@@ -42,6 +42,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
 	}
 
+	s.guard(m, "it is being moved to another node and is frozen")
 	frozenAt := s.Now()
 	digest, bytes, failed, err := s.freezeAndDump(ctx, set, dumps, frozenAt)
 	if err != nil {

@@ -30,6 +30,8 @@ type targetSession struct {
 	// podUID of the target pod; containers of its spec, in order.
 	podUID     string
 	containers []string
+	// witness of the freeze's beginning, by this node's clock.
+	witness migration.FreezeWitness
 	// restoreFailed is final for this session: an image set is restored once.
 	// treeGone: nothing of the failed restore is left, seen by discard.
 	restoreFailed, treeGone bool
@@ -49,7 +51,7 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		return never, false, err
 	}
 	if !t.loaded {
-		live, err := t.get(ctx, t.Live)
+		live, err := t.lookBeforeFreeze(ctx)
 		if err != nil {
 			return never, false, err
 		}
@@ -59,6 +61,7 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		t.loaded = true
 	}
 	t.podUID = string(m.Status.Target.PodUID)
+	t.see(m)
 	pod, err := t.pod(ctx, m.Status.Target.PodRef)
 	if err != nil {
 		return never, false, err
@@ -224,6 +227,9 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 	case o.Handover == v1alpha1.HandoverCommitted && o.Restored:
 		return t.reportRestored(ctx, m)
 	case o.Parked:
+		if _, err := t.lookBeforeFreeze(ctx); err != nil {
+			return err
+		}
 		t.report.State = v1alpha1.TargetParked
 		for _, name := range t.containers {
 			l := t.parking.lot(t.podUID, name)

@@ -36,6 +36,9 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	if _, err := set.Verify(ctx, digest); err != nil {
 		return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, err)
 	}
+	if _, err := t.restoreLimit(m); err != nil {
+		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
+	}
 	var g errgroup.Group
 	g.Go(func() error { return t.unpack(ctx) })
 	commitErr := t.commit(ctx, digest)
@@ -57,11 +60,17 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	t.committed = true
 	t.report.State = v1alpha1.TargetRestoring
 	t.report.RestoreStartedAt = microTime(t.Now())
-	if unpackErr != nil {
+	limit, late := t.restoreLimit(m)
+	switch {
+	case late != nil:
+		t.tooLate(late)
+	case unpackErr != nil:
 		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "apply file differences: " + unpackErr.Error()}
 		t.refuseParked(unpackErr)
-	} else if err := t.tellRestore(); err != nil {
-		t.log.Error(err, "telling the wrapper")
+	default:
+		if err := t.tellRestore(limit); err != nil {
+			t.log.Error(err, "telling the wrapper")
+		}
 	}
 	// From here nothing waits for this: the restore is running.
 	t.event(m, evCommitted)
@@ -113,8 +122,8 @@ func (t *targetSession) unpack(ctx context.Context) error {
 	return nil
 }
 
-// tellRestore lets the parked creates restore.
-func (t *targetSession) tellRestore() error {
+// tellRestore lets the parked creates restore, within the limit each.
+func (t *targetSession) tellRestore(limit time.Duration) error {
 	t.treeGone = false // from here something may run
 	set, err := t.set()
 	if err != nil {
@@ -139,7 +148,7 @@ func (t *targetSession) tellRestore() error {
 			return err
 		}
 		errs = append(errs, l.restore(wire.Images{
-			Dir: dir, WorkDir: work, CRIUConfig: conf, Timeout: t.Timeouts.Restore,
+			Dir: dir, WorkDir: work, CRIUConfig: conf, Timeout: limit,
 		}))
 	}
 	return errors.Join(errs...)
@@ -171,7 +180,15 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 		t.refuseParked(err)
 		return now, nil
 	}
-	if err := t.tellRestore(); err != nil {
+	limit, late := t.restoreLimit(m)
+	if late != nil {
+		if t.restoring() {
+			return again(time.Second), nil // its wrapper ends it in time
+		}
+		t.tooLate(late)
+		return now, nil
+	}
+	if err := t.tellRestore(limit); err != nil {
 		return never, err
 	}
 	return again(time.Second), nil

@@ -158,6 +158,19 @@ type Killer interface {
 	Discard(ctx context.Context, id, bundle string) error
 }
 
+// Guard keeps the node from starting a pod's containers afresh.
+type Guard interface {
+	// Guard makes the node refuse every new container of the pod, telling why,
+	// until Release. Containers that exist are not touched. It costs nothing but
+	// memory, so that it can be called right before a freeze. Repeating is not an
+	// error; nor is a node that cannot ask before it creates a container: there
+	// the guard has no effect.
+	Guard(podUID, why string)
+	// Release lets new containers of the pod be created again. Repeating is not
+	// an error, nor is a pod that was never guarded.
+	Release(podUID string)
+}
+
 // Files carries what is not in CRIU's images: the difference of the root file
 // system and the content of /dev/shm.
 type Files interface {

@@ -230,7 +230,7 @@ func (c *cluster) startAgent(n *simNode) *component {
 		NodeName: n.name, RunDir: n.runDir, BundleDir: filepath.Join(n.runDir, "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
 		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Isolator: n.fake, Dirty: n.fake,
-			Killer: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
+			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
 		Timeouts: agent.Timeouts{Park: 10 * time.Second, Restore: 5 * time.Second},
 	})
 	must(c.t, a.SetupWithManager(mgr))

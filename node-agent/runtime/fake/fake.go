@@ -46,6 +46,7 @@ type Runtime struct {
 	hooks      map[string]func(ctx context.Context, id string) error
 	probe      runtime.Probe
 	discarded  []string
+	guarded    map[string]string
 }
 
 // Interfaces that the fake implements.
@@ -56,6 +57,7 @@ var (
 	_ runtime.Isolator     = (*Runtime)(nil)
 	_ runtime.DirtyCounter = (*Runtime)(nil)
 	_ runtime.Killer       = (*Runtime)(nil)
+	_ runtime.Guard        = (*Runtime)(nil)
 	_ runtime.Files        = (*Runtime)(nil)
 	_ runtime.Inspector    = (*Runtime)(nil)
 	_ runtime.NodeProber   = (*Runtime)(nil)
@@ -68,6 +70,7 @@ func New() *Runtime {
 		containers: map[string]*Container{},
 		images:     map[string]bool{},
 		errs:       map[string][]error{},
+		guarded:    map[string]string{},
 		hooks:      map[string]func(context.Context, string) error{},
 		probe: runtime.Probe{
 			CRIU: "4.1.1", Runc: "1.5.2", Containerd: "2.4.2", Kernel: "6.12.0-fake",

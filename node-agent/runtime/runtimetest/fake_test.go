@@ -28,6 +28,11 @@ func TestFake(t *testing.T) {
 	})
 }
 
+func TestFakeGuard(t *testing.T) {
+	r := fake.New()
+	runtimetest.Guard(t, r, r.Create)
+}
+
 // workload makes a container of the fake do its steps.
 type workload struct {
 	r *fake.Runtime

@@ -1,0 +1,184 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// Kubelet's probes fail while the source is frozen. What the freeze may take of
+// their patience is in migration.ProbeBudget; here is what happens at its end.
+// See docs/adr/0001-fencing-the-source.md.
+
+// successorInterval is how often to look for the container that kubelet starts
+// in place of one that it killed.
+const successorInterval = time.Second
+
+// switchoverBudget is what the probes leave for a switchover, 0 for no limit.
+func (s *sourceSession) switchoverBudget() time.Duration {
+	if b := s.report.ProbeBudget; b != nil {
+		return b.Switchover.Duration
+	}
+	return 0
+}
+
+// fence keeps kubelet from starting the source afresh as long as it stands
+// frozen or has been handed over, and lets go of it otherwise. After an abort a
+// container that was killed is the source's to start anew.
+func (s *sourceSession) fence(m *v1alpha1.Migration, o migration.SourceObservation) {
+	state := s.report.State
+	switch {
+	case o.PodGone || o.Handover == v1alpha1.HandoverAborted:
+		s.unfence()
+	case o.Handover == v1alpha1.HandoverCommitted:
+		s.guard(m, "it has been handed over to another node")
+	case o.Frozen || state == v1alpha1.SourceFrozen || state == v1alpha1.SourceDumped:
+		s.guard(m, "it is being moved to another node and is frozen")
+	default:
+		s.unfence()
+	}
+}
+
+func (s *sourceSession) guard(m *v1alpha1.Migration, why string) {
+	uid := string(m.Status.Source.PodUID)
+	if s.Node.Guard == nil || uid == "" {
+		return
+	}
+	s.guarded = uid
+	s.Node.Guard.Guard(uid, fmt.Sprintf("Migration %s: %s", s.key, why))
+}
+
+func (s *sourceSession) unfence() {
+	if s.guarded != "" {
+		s.Node.Guard.Release(s.guarded)
+		s.guarded = ""
+	}
+}
+
+// wasKilled: none of the containers that were copied runs any more, though
+// nobody has asked for the pod's end.
+func (s *sourceSession) wasKilled(pod *corev1.Pod) bool {
+	if pod == nil || pod.DeletionTimestamp != nil || s.report.FrozenAt == nil || s.report.ResumedAt != nil || len(s.report.Containers) == 0 {
+		return false
+	}
+	for _, c := range s.report.Containers {
+		if slices.ContainsFunc(s.containers, func(r runtime.Container) bool { return r.ID == c.ContainerID }) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *sourceSession) killedFailure() *v1alpha1.Failure {
+	f := &v1alpha1.Failure{Reason: v1alpha1.ReasonSourceKilled,
+		Message: "kubelet killed the frozen source container"}
+	if b := s.report.ProbeBudget; b != nil {
+		f.Container = b.Container
+		f.Message += fmt.Sprintf(", whose %s probe waits for %s", b.Probe, b.Patience.Duration)
+	}
+	f.Message += ": unless the target restores it, the process is lost and the container starts from its image"
+	return f
+}
+
+// budgetSpent: the freeze was ended before the probes ended the container.
+func budgetSpent(b *v1alpha1.ProbeBudget) *v1alpha1.Failure {
+	return &v1alpha1.Failure{Reason: v1alpha1.ReasonProbeBudgetSpent, Container: b.Container, Message: fmt.Sprintf(
+		"the switchover was not done %s after the freeze, and the %s probe of container %q waits for %s only; the source goes on: raise the probe's failureThreshold or see status.target for what took so long",
+		b.Switchover.Duration, b.Probe, b.Container, b.Patience.Duration)}
+}
+
+// reportKilled tells that the source cannot come back. The register stands: the
+// target goes on, and the image set is all there is.
+func (s *sourceSession) reportKilled(ctx context.Context, m *v1alpha1.Migration) error {
+	f := s.killedFailure()
+	s.log.Error(nil, "kubelet has killed the frozen source", "reason", f.Reason)
+	failures.WithLabelValues(string(roleSource), f.Reason).Inc()
+	s.report.Failure = f
+	s.event(m, evFenced, f.Message)
+	return s.publish(ctx)
+}
+
+// awaitSuccessor is resume for a source that kubelet killed: nothing is left to
+// thaw. The pod's network is connected once kubelet has started the container
+// anew, by whose process the network is found.
+func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	pod, err := s.pod(ctx, m.Status.Source.PodRef)
+	if err != nil {
+		return never, err
+	}
+	ended := pod == nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+	if len(s.containers) == 0 && !ended {
+		return again(successorInterval), nil
+	}
+	if err := s.thaw(ctx); err != nil {
+		return never, err
+	}
+	if s.report.Failure == nil {
+		if err := s.reportKilled(ctx, m); err != nil {
+			return never, err
+		}
+	}
+	s.report.State = v1alpha1.SourceResumed
+	return now, s.publish(ctx)
+}
+
+// lookBeforeFreeze reads the migration past the cache. When the answer comes
+// from before the switchover, the pod was not frozen when it was asked for.
+func (t *targetSession) lookBeforeFreeze(ctx context.Context) (*v1alpha1.Migration, error) {
+	asked := t.Now()
+	m, err := t.get(ctx, t.Live)
+	if err == nil && m.Status.Handover == nil && m.Status.Phase == v1alpha1.PhasePreCopying {
+		t.witness.NotBefore = asked
+	}
+	return m, err
+}
+
+// see notes when this node first saw that the source is frozen.
+func (t *targetSession) see(m *v1alpha1.Migration) {
+	if s := m.Status.Source; s != nil && s.FrozenAt != nil && t.witness.SeenAt.IsZero() {
+		t.witness.FrozenAt, t.witness.SeenAt = s.FrozenAt.Time, t.Now()
+	}
+}
+
+// restoreLimit is how long a restore that began now may take, so that the source
+// can still go on after it has failed; an error when that is too little. A
+// source that kubelet has killed has nothing to lose any more.
+func (t *targetSession) restoreLimit(m *v1alpha1.Migration) (time.Duration, error) {
+	s := m.Status.Source
+	if s.ProbeBudget == nil || s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonSourceKilled {
+		return t.Timeouts.Restore, nil
+	}
+	limit, ok := migration.RestoreLimit(t.Timeouts.Restore, t.witness.FrozenFor(t.Now()), s.ProbeBudget)
+	if !ok {
+		return 0, errors.New(budgetSpent(s.ProbeBudget).Message)
+	}
+	return limit, nil
+}
+
+// restoring: a wrapper was told to restore and has not said how it ended.
+func (t *targetSession) restoring() bool {
+	for _, l := range t.parking.ofPod(t.podUID) {
+		if _, told, gone, res := l.state(); told && !gone && res == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// tooLate fails the parked creates of a commit that has to be taken back.
+func (t *targetSession) tooLate(why error) {
+	t.restoreFailed = true // also when no create is parked
+	t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonProbeBudgetSpent, Message: why.Error()}
+	t.refuseParked(why)
+}

@@ -1,0 +1,253 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nri keeps containers of guarded pods from being created. It is a
+// plugin of the container runtime's Node Resource Interface (NRI) that is asked
+// before each container is created, and says no for guarded pods only.
+//
+// It fails open: while it is not connected, and for every pod that is not
+// guarded, containers are created as if it were not there. It answers from
+// memory; a runtime that gets no answer within its request timeout (2 seconds by
+// default, an agent that is stopped) closes the connection and goes on.
+package nri
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/log"
+	"github.com/containerd/nri/pkg/stub"
+	"github.com/go-logr/logr"
+
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+const (
+	// DefaultSocket is the runtime's socket for plugins, a path of the node. It
+	// is /var/run/nri/nri.sock in containerd's configuration; /var/run is an
+	// absolute link to /run, which cannot be followed from the agent's container.
+	DefaultSocket = "/run/nri/nri.sock"
+
+	// pluginName and pluginIndex are what the runtime calls the plugin. The index
+	// orders plugins: a refusal comes before others have done work for nothing.
+	pluginName  = "godwit"
+	pluginIndex = "00"
+
+	firstRetry   = 200 * time.Millisecond
+	longestRetry = 10 * time.Second
+	// dialTimeout and startTimeout bound one try. The library's own limits for a
+	// registration and for a request are 5 s and 2 s.
+	dialTimeout  = 5 * time.Second
+	startTimeout = 15 * time.Second
+)
+
+// Options configure a Guard.
+type Options struct {
+	// Socket is the runtime's socket for plugins.
+	Socket string
+	// Log is told when the connection comes and goes. Default none.
+	Log logr.Logger
+	// FirstRetry is the first wait before connecting again, doubled up to ten
+	// seconds. Default 200 ms.
+	FirstRetry time.Duration
+}
+
+// Guard implements runtime.Guard. It is also a manager.Runnable.
+type Guard struct {
+	o       Options
+	changed chan struct{}
+
+	mu      sync.RWMutex
+	active  bool
+	guarded map[string]string
+}
+
+var _ runtime.Guard = (*Guard)(nil)
+
+// New returns a Guard that is not connected; see Start.
+func New(o Options) *Guard {
+	if o.Socket == "" {
+		o.Socket = DefaultSocket
+	}
+	if o.FirstRetry == 0 {
+		o.FirstRetry = firstRetry
+	}
+	return &Guard{o: o, changed: make(chan struct{}, 1), guarded: map[string]string{}}
+}
+
+// Guard implements runtime.Guard.
+func (g *Guard) Guard(podUID, why string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.guarded[podUID] = why
+}
+
+// Release implements runtime.Guard.
+func (g *Guard) Release(podUID string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.guarded, podUID)
+}
+
+// Active says whether the runtime asks this plugin now.
+func (g *Guard) Active() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.active
+}
+
+// Changed tells that Active may say something else than before.
+func (g *Guard) Changed() <-chan struct{} { return g.changed }
+
+// Start keeps the plugin connected until ctx ends: a runtime that restarts, or
+// that has closed the connection, is connected to again. A runtime without NRI
+// is no error; it may get it with its next restart.
+func (g *Guard) Start(ctx context.Context) error {
+	retry := g.o.FirstRetry
+	said := ""
+	for ctx.Err() == nil {
+		connected, err := g.serve(ctx)
+		if connected {
+			retry, said = g.o.FirstRetry, ""
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		if what := fmt.Sprint(err); what != said {
+			// Once for each kind of trouble, not for each try.
+			said = what
+			g.o.Log.Info("not connected to the runtime's NRI: new containers of a frozen pod are not refused", "socket", g.o.Socket, "error", what)
+		}
+		t := time.NewTimer(retry)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+		case <-t.C:
+		}
+		retry = min(2*retry, longestRetry)
+	}
+	return nil
+}
+
+// serve is one connection, from registration to its end. connected says whether
+// it came about.
+func (g *Guard) serve(ctx context.Context) (connected bool, err error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "unix", g.o.Socket)
+	if err != nil {
+		return false, err
+	}
+	// The library leaves it open when it fails half-way.
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	synced := make(chan struct{}, 1)
+	s, err := stub.New(plugin{g, synced},
+		stub.WithPluginName(pluginName), stub.WithPluginIdx(pluginIndex),
+		stub.WithConnection(conn), stub.WithOnClose(cancel), stub.WithLogger(quiet{g.o.Log}))
+	if err != nil {
+		return false, fmt.Errorf("NRI plugin: %w", err)
+	}
+	// Start does not return when the runtime goes away between the plugin's
+	// registration and its configuration, hence the limit and the goroutine.
+	started := make(chan error, 1)
+	go func() { started <- s.Start(ctx) }()
+	limit := time.NewTimer(startTimeout)
+	defer limit.Stop()
+	for configured := false; ; {
+		select {
+		case err := <-started:
+			if err != nil {
+				return false, err
+			}
+			configured = true
+			defer s.Stop()
+		case <-synced:
+			// From here the runtime asks. It waits with what it is creating just
+			// now until it has taken the plugin in.
+			g.o.Log.Info("the runtime asks before it creates containers", "socket", g.o.Socket)
+			connected = true
+			g.setActive(true)
+			defer g.setActive(false)
+		case <-ctx.Done():
+			return connected, errClosed
+		case <-limit.C:
+			if !configured || !connected {
+				return false, errSilent
+			}
+		}
+	}
+}
+
+// Errors of one connection; the next one is tried all the same.
+var (
+	errClosed = errors.New("the runtime closed the connection")
+	errSilent = errors.New("the runtime accepted the connection, and did not configure the plugin")
+)
+
+func (g *Guard) setActive(active bool) {
+	g.mu.Lock()
+	g.active = active
+	g.mu.Unlock()
+	select {
+	case g.changed <- struct{}{}:
+	default: // one pending is enough: the reader asks what is true now
+	}
+}
+
+// plugin is what the runtime calls. It subscribes to the creation of containers
+// and to nothing else.
+type plugin struct {
+	g      *Guard
+	synced chan<- struct{}
+}
+
+var (
+	_ stub.CreateContainerInterface = plugin{}
+	_ stub.SynchronizeInterface     = plugin{}
+)
+
+// Synchronize implements stub.SynchronizeInterface: the last step before the
+// runtime begins to ask.
+func (p plugin) Synchronize(context.Context, []*api.PodSandbox, []*api.Container) ([]*api.ContainerUpdate, error) {
+	select {
+	case p.synced <- struct{}{}:
+	default:
+	}
+	return nil, nil
+}
+
+// CreateContainer implements stub.CreateContainerInterface.
+func (p plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	p.g.mu.RLock()
+	why, guarded := p.g.guarded[pod.GetUid()]
+	p.g.mu.RUnlock()
+	if !guarded {
+		return nil, nil, nil
+	}
+	p.g.o.Log.Info("refused to create a container", "namespace", pod.GetNamespace(), "pod", pod.GetName(), "container", c.GetName(), "why", why)
+	return nil, nil, fmt.Errorf("godwit: container %q of pod %q must not be created: %s", c.GetName(), pod.GetName(), why)
+}
+
+// quiet lets the library's chatter through at a level for debugging only; this
+// package tells what matters.
+type quiet struct{ log logr.Logger }
+
+var _ log.Logger = quiet{}
+
+func (q quiet) Debugf(_ context.Context, format string, args ...any) {
+	q.log.V(2).Info(fmt.Sprintf(format, args...))
+}
+func (q quiet) Infof(_ context.Context, format string, args ...any) {
+	q.log.V(1).Info(fmt.Sprintf(format, args...))
+}
+func (q quiet) Warnf(_ context.Context, format string, args ...any) {
+	q.log.V(1).Info(fmt.Sprintf(format, args...))
+}
+func (q quiet) Errorf(_ context.Context, format string, args ...any) {
+	q.log.V(1).Info(fmt.Sprintf(format, args...))
+}
