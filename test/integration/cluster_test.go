@@ -250,7 +250,7 @@ func (c *cluster) restartController() {
 }
 
 // startPod runs the pod that is to be moved on n1.
-func (c *cluster) startPod(name string) *corev1.Pod {
+func (c *cluster) startPod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
 	c.t.Helper()
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: name, Labels: map[string]string{"app": name}},
@@ -258,6 +258,9 @@ func (c *cluster) startPod(name string) *corev1.Pod {
 			NodeName: c.node("n1").name, TerminationGracePeriodSeconds: ptr.To(int64(5)),
 			Containers: []corev1.Container{{Name: "main", Image: "counter:1"}},
 		},
+	}
+	for _, f := range change {
+		f(pod)
 	}
 	must(c.t, c.client.Create(c.ctx, pod))
 	c.eventually("the pod runs", func() bool {

@@ -38,8 +38,12 @@ type simNode struct {
 	// failRestores makes the next restores fail after having begun.
 	mu           sync.Mutex
 	failRestores int
-	creates      []string // verdicts in the order they were given
-	seq          int
+	// beforeRestore is called when a wrapper was told to restore.
+	beforeRestore func()
+	// refused counts the creates that a guard refused.
+	refused int
+	creates []string // verdicts in the order they were given
+	seq     int
 
 	pods map[types.UID]context.CancelFunc
 }
@@ -190,6 +194,13 @@ func (n *simNode) runGate(ctx context.Context, pod *corev1.Pod, deleted <-chan s
 // wrapper for pods of the runtime class, else plainly.
 func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan struct{}) *fake.Container {
 	name := pod.Spec.Containers[0].Name
+	// The runtime asks its plugins first.
+	if n.fake.Create(string(pod.UID)) != nil {
+		n.mu.Lock()
+		n.refused++
+		n.mu.Unlock()
+		return nil
+	}
 	if ptr.Deref(pod.Spec.RuntimeClassName, "") != v1alpha1.RuntimeClassName {
 		return n.start(ctx, pod, name)
 	}
@@ -247,7 +258,11 @@ func (n *simNode) restore(ctx context.Context, pod *corev1.Pod, conn interface{ 
 	if fail {
 		n.failRestores--
 	}
+	hold := n.beforeRestore
 	n.mu.Unlock()
+	if hold != nil {
+		hold()
+	}
 	info := runtime.Container{ID: req.ContainerID, Name: req.ContainerName, PodUID: req.PodUID, SandboxID: req.SandboxID, Bundle: req.Bundle}
 	if fail {
 		res.Error = "criu: broken on purpose"

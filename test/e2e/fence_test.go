@@ -1,0 +1,138 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/test/harness"
+)
+
+// probed starts a test server with a liveness probe.
+func (s *scenario) probed(name string, period, failures int32) *process {
+	s.Helper()
+	pod := s.MemhogPod(s.namespace, name, "SIZE_MIB=16", "DIRTY_MIB_PER_SECOND=1", "PATTERN=hot")
+	pod.Spec.Containers[0].LivenessProbe = &corev1.Probe{
+		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}},
+		PeriodSeconds: period, TimeoutSeconds: 1, FailureThreshold: failures,
+	}
+	return s.follow(s.start(pod))
+}
+
+// held makes the pod's processes on its node stand still, and returns what lets
+// them go on.
+func (s *scenario) held(pod *corev1.Pod) (release func()) {
+	s.Helper()
+	on := s.look(pod)
+	s.must(on.Signal(s.ctx, "STOP"))
+	released := false
+	release = func() {
+		if !released {
+			released = true
+			s.must(on.Signal(s.ctx, "CONT"))
+		}
+	}
+	s.Cleanup(release)
+	return release
+}
+
+// A liveness probe that would fire within any freeze: nothing is touched, and
+// the refusal says what to change.
+func TestImpatientProbe(t *testing.T) {
+	s := begin(t)
+	p := s.probed("impatient", 1, 3)
+	m := s.migration("move", p.pod.Name)
+	s.finish(m, v1alpha1.PhaseFailed)
+	if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonProbeBudgetTooShort || !strings.Contains(f.Message, "raise failureThreshold to") {
+		t.Errorf("failure %+v, want %s with a remedy", f, v1alpha1.ReasonProbeBudgetTooShort)
+	}
+	s.stayed(m, p.pod)
+	p.unharmed()
+}
+
+// The target cannot commit. The source goes on before its probe, which waits for
+// far less than spec.switchoverTimeout, makes kubelet restart it.
+func TestProbeEndsTheFreeze(t *testing.T) {
+	s := begin(t)
+	p := s.probed("guarded", 5, 6) // patience 25 s, of which a freeze may take 22
+	m := s.migration("move", p.pod.Name)
+	s.await(m, "the source to be frozen", harness.SourceState(v1alpha1.SourceFrozen))
+	agent, err := s.AgentOn(s.ctx, m.Status.Target.NodeName)
+	s.must(err)
+	release := s.held(agent)
+	s.await(m, "the hand-over to be aborted", func(m *v1alpha1.Migration) bool { return m.Status.Handover != nil })
+	if h := m.Status.Handover; h.State != v1alpha1.HandoverAborted || h.Reason != v1alpha1.ReasonProbeBudgetSpent {
+		t.Errorf("hand-over %+v", h)
+	}
+	release()
+	s.finish(m, v1alpha1.PhaseFailed)
+	s.stayed(m, p.pod)
+	p.unharmed()
+}
+
+// The restore is held after the commit until the probe's patience is over, and
+// kubelet kills the frozen source. It may not start it from its image: the
+// process goes on on the target, once it is let, and nowhere else.
+func TestKubeletKillsTheFrozenSource(t *testing.T) {
+	s := begin(t)
+	p := s.probed("doomed", 5, 6) // patience 25 s, of which a freeze may take 22
+	node := &corev1.Node{}
+	s.must(s.Get(s.ctx, client.ObjectKey{Name: p.pod.Spec.NodeName}, node))
+	if got := node.Labels[v1alpha1.LabelNodeFence]; got != v1alpha1.FenceNRI {
+		t.Fatalf("the node's label %s is %q: its containerd does not ask the agent", v1alpha1.LabelNodeFence, got)
+	}
+	source := s.look(p.pod)
+	m := s.migration("move", p.pod.Name)
+	// The manager does not arm the switchover before the wrapper is held.
+	s.await(m, "the target to come up", harness.TargetState(v1alpha1.TargetGated, v1alpha1.TargetReleased, v1alpha1.TargetParked))
+	manager, err := s.Manager(s.ctx)
+	s.must(err)
+	arm := s.held(manager)
+	s.await(m, "the target to be parked", func(m *v1alpha1.Migration) bool {
+		return m.Status.Target != nil && len(m.Status.Target.Containers) > 0 && m.Status.Target.Containers[0].ContainerID != ""
+	})
+	// The wrapper, not the agent: what it was told before it stands still holds.
+	target, err := s.Nodes.Node(m.Status.Target.NodeName)
+	s.must(err)
+	wrapper := "pgrep -f '[g]odwit-runc.*create.*" + m.Status.Target.Containers[0].ContainerID + "'"
+	_, err = target.Output(s.ctx, "kill -STOP $("+wrapper+")")
+	s.must(err)
+	released := false
+	release := func() {
+		if !released {
+			released = true
+			_, err := target.Output(s.ctx, "kill -CONT $("+wrapper+")")
+			s.must(err)
+		}
+	}
+	t.Cleanup(release)
+	arm()
+	s.await(m, "the commit", harness.Committed)
+
+	s.await(m, "the source's agent to see that kubelet killed it", func(m *v1alpha1.Migration) bool {
+		return m.Status.Source.Failure != nil && m.Status.Source.Failure.Reason == v1alpha1.ReasonSourceKilled
+	})
+	// Kubelet has tried to start it afresh, and was refused.
+	s.eventually("a refused container of the source", func() (bool, string) {
+		out, err := s.KubectlRun(s.ctx, "-n", s.namespace, "get", "events", "--field-selector", "involvedObject.uid="+string(p.pod.UID), "-o", "jsonpath={.items[*].message}")
+		s.must(err)
+		return strings.Contains(out, "has been handed over"), out
+	})
+	out, err := source.Output(s.ctx, "pgrep -x memhog || true")
+	if err != nil || out != "" {
+		t.Errorf("%s runs processes %q, %v", source.Name, out, err)
+	}
+	if now := s.pod(p.pod.Name); harness.Restarts(now) != 0 {
+		t.Errorf("the source was restarted: %s", fmt.Sprint(now.Status.ContainerStatuses))
+	}
+	release()
+	p.continues(s.arrived(m))
+}
