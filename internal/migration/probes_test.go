@@ -5,6 +5,7 @@ package migration
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func TestProbeBudgetTooShort(t *testing.T) {
 		for CheckProbeBudget(probed(probe(tc.period, enough), nil), tc.fixed) != nil {
 			enough++
 		}
-		if want := "raise failureThreshold to " + string(rune('0'+enough)) + " or more"; !strings.Contains(f.Message, want) {
+		if want := "raise failureThreshold to " + strconv.Itoa(int(enough)) + " or more"; !strings.Contains(f.Message, want) {
 			t.Errorf("%+v: %q does not say %q", tc, f.Message, want)
 		}
 	}

@@ -116,7 +116,7 @@ func (g *Guard) Start(ctx context.Context) error {
 			retry, said = g.o.FirstRetry, ""
 		}
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // going down is no failure of the manager
 		}
 		if what := fmt.Sprint(err); what != said {
 			// Once for each kind of trouble, not for each try.
