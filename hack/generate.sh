@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Makes every generated file anew: deep copies, custom resource definitions,
-# roles, the chart's copies of both, and the API reference.
+# roles, the chart's copies of both and of the admission policies, and the API
+# reference.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,6 +27,12 @@ roles() { # roles NAME PATHS...
 }
 roles manager ./controllers/... ./cmd/manager/...
 roles agent ./node-agent/...
+
+# The chart puts the release's names into them.
+mkdir -p charts/godwit/files/admission
+for policy in config/admission/*.yaml; do
+	if [ "$(basename "$policy")" != kustomization.yaml ]; then cp "$policy" charts/godwit/files/admission/; fi
+done
 
 # The chart's definitions can be switched off, and stay when it is removed.
 mkdir -p charts/godwit/templates/crds

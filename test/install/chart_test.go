@@ -172,6 +172,39 @@ func TestSettings(t *testing.T) {
 				}
 			},
 		},
+		"policies by other means": {
+			set: []string{"admissionPolicies.agents=false", "admissionPolicies.pods=false", "admissionPolicies.criuConfig=off"},
+			check: func(t *testing.T, o objects) {
+				for key := range o {
+					if strings.HasPrefix(key, "ValidatingAdmissionPolicy") {
+						t.Errorf("the chart makes %s", key)
+					}
+				}
+			},
+		},
+		"CRIU's configuration refused under the wrapper only": {
+			set: []string{"admissionPolicies.criuConfig=godwit"},
+			check: func(t *testing.T, o objects) {
+				got := at(t, o["ValidatingAdmissionPolicy/godwit-criu-config"], "spec", "matchConditions", 0, "expression")
+				if got != "object.spec.?runtimeClassName.orValue('') == 'godwit'" {
+					t.Errorf("it matches where %v", got)
+				}
+			},
+		},
+		"policies name the release's accounts": {
+			set: []string{"fullnameOverride=other", "serviceAccounts.agent=theirs"},
+			check: func(t *testing.T, o objects) {
+				for policy, account := range map[string]string{"other-agent-nodes": "theirs", "other-agent-migrations": "theirs", "other-pods": "other-manager"} {
+					got, _ := at(t, o["ValidatingAdmissionPolicy/"+policy], "spec", "matchConditions", 0, "expression").(string)
+					if !strings.HasSuffix(got, "'system:serviceaccount:"+namespace+":"+account+"'") {
+						t.Errorf("%s matches where %s", policy, got)
+					}
+					if got := at(t, o["ValidatingAdmissionPolicyBinding/"+policy], "spec", "policyName"); got != policy {
+						t.Errorf("the binding %s is of %v", policy, got)
+					}
+				}
+			},
+		},
 		"monitoring": {
 			set: []string{"metrics.serviceMonitor.create=true", "metrics.serviceMonitor.labels.release=x"},
 			check: func(t *testing.T, o objects) {
@@ -200,7 +233,7 @@ func TestSettings(t *testing.T) {
 
 func TestSchemaRefusesMistakes(t *testing.T) {
 	for _, setting := range []string{
-		"logLevel=loud", "manger.replicas=2", "manager.replicas=-1", "image.digest=abc",
+		"logLevel=loud", "admissionPolicies.criuConfig=maybe", "manger.replicas=2", "manager.replicas=-1", "image.digest=abc",
 		"images.size=big", "agent.extraArgs={plain}", "metrics.serviceMonitor.interval=often",
 	} {
 		if _, err := template(t, setting); err == nil {

@@ -181,3 +181,38 @@ spec:
       interval: {{ .root.Values.metrics.serviceMonitor.interval }}
 {{- end }}
 {{- end -}}
+
+{{/*
+An admission policy with its binding. The files are copies of those in
+config/admission; here they get the release's names and service accounts. Call
+with (dict "root" $ "component" "agent" "file" "agent-nodes"), and with
+"conditions", a list of further matchConditions, where there are some.
+*/}}
+{{- define "godwit.policy" -}}
+{{- $this := . -}}
+{{- $root := .root -}}
+{{- $text := $root.Files.Get (printf "files/admission/%s.yaml" .file) -}}
+{{- range list "agent" "manager" }}
+{{- $account := include "godwit.serviceAccount" (dict "root" $root "component" .) -}}
+{{- $text = replace (printf "system:serviceaccount:godwit-system:godwit-%s'" .) (printf "system:serviceaccount:%s:%s'" $root.Release.Namespace $account) $text -}}
+{{- end }}
+{{- range splitList "\n---\n" $text }}
+{{- $object := fromYaml . }}
+{{- $name := printf "%s%s" (include "godwit.fullname" $root) (trimPrefix "godwit" $object.metadata.name) }}
+{{- $spec := $object.spec }}
+{{- if $spec.policyName }}
+{{- $_ := set $spec "policyName" $name }}
+{{- else if $this.conditions }}
+{{- $_ := set $spec "matchConditions" (concat (default (list) $spec.matchConditions) $this.conditions) }}
+{{- end }}
+---
+apiVersion: {{ $object.apiVersion }}
+kind: {{ $object.kind }}
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "godwit.labels" $this | nindent 4 }}
+spec:
+  {{- toYaml $spec | nindent 2 }}
+{{- end }}
+{{- end -}}
