@@ -65,6 +65,7 @@ const (
 	ReasonHostNamespaces        = "HostNamespaces"
 	ReasonShareProcessNamespace = "ShareProcessNamespace"
 	ReasonUserNamespace         = "UserNamespace"
+	ReasonCRIUConfig            = "CRIUConfig"
 	ReasonPrivileged            = "Privileged"
 	ReasonTerminal              = "Terminal"
 	ReasonExecSession           = "ExecSession"

@@ -31,8 +31,13 @@ const (
 	maxConfig = 16 << 20
 )
 
-// errBundle: the container's configuration cannot be used.
-var errBundle = errors.New("bundle")
+var (
+	// errBundle: the container's configuration cannot be used.
+	errBundle = errors.New("bundle")
+	// errCRIUConfig: the container brings a configuration for CRIU. It must not
+	// be created under the wrapper at all.
+	errCRIUConfig = errors.New("the annotation " + annotationCRIU + " is not allowed under this runtime")
+)
 
 // bundle is what the wrapper needs of a container's config.json.
 type bundle struct {
@@ -102,8 +107,18 @@ func (b *bundle) restorable(a createArgs) error {
 	case len(a.unknown) > 0:
 		return fmt.Errorf("%w: cannot restore with %s", errBundle, strings.Join(a.unknown, " "))
 	}
-	if _, ok := b.Annotations[annotationCRIU]; ok {
-		return fmt.Errorf("%w: the annotation %s is not allowed on a container that is restored", errBundle, annotationCRIU)
-	}
 	return nil
+}
+
+// configuresCRIU says whether runc would read a configuration for CRIU that the
+// pod's author has named, had it to restore the container. (Under the wrapper a
+// container gets there only if the node passes on annotations of all names, or
+// of this one.)
+func (b *bundle) configuresCRIU() bool {
+	for name := range b.Annotations {
+		if name == annotationCRIU || strings.HasPrefix(name, annotationCRIU+"/") {
+			return true
+		}
+	}
+	return false
 }

@@ -44,6 +44,11 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 	if !ours {
 		return true, nil
 	}
+	// Before it is parked: a target that can never be restored must not let its
+	// source be frozen.
+	if b.configuresCRIU() {
+		return false, errCRIUConfig
+	}
 	conn, reply, err := w.ask(ctx, b, id, wire.Request{
 		Version: wire.Version, PodUID: id.podUID, ContainerName: id.container,
 		SandboxID: id.sandbox, ContainerID: args.id, Bundle: args.bundle,

@@ -88,6 +88,17 @@ func TestAnErrorMeansDoNotForward(t *testing.T) {
 		"no config":          {func(r *rig) { must(r.t, os.Remove(r.dir+"/bundle/config.json")) }, errBundle},
 		"UID that is a path": {func(r *rig) { r.config(map[string]string{annotationPodUID: "../../etc"}) }, errBundle},
 		"no container name":  {func(r *rig) { r.config(map[string]string{annotationName: ""}) }, errBundle},
+		"CRIU configuration of a tenant": {func(r *rig) {
+			r.config(map[string]string{annotationCRIU: "/tenant.conf"})
+			r.agent(wire.Reply{Verdict: wire.Pass})
+		}, errCRIUConfig},
+		"CRIU configuration of a tenant for one container": {func(r *rig) {
+			r.config(map[string]string{annotationCRIU + "/app": "/tenant.conf"})
+			r.agent(r.order(time.Second))
+		}, errCRIUConfig},
+		"CRIU configuration in a pod that claims no migration": {func(r *rig) {
+			r.config(map[string]string{annotationCRIU: "/tenant.conf", annotationMigration: ""})
+		}, errCRIUConfig},
 		"consumed mark cannot be looked for": {func(r *rig) {
 			must(r.t, os.WriteFile(filepath.Join(r.w.runDir, consumedDir), nil, 0o600))
 		}, errAgentGone},
@@ -105,6 +116,18 @@ func TestAnErrorMeansDoNotForward(t *testing.T) {
 				t.Errorf("runc was called: %s", c)
 			}
 		})
+	}
+}
+
+// A tenant's pod can claim a migration and name whatever it likes: it is created
+// like any other, or not at all while there is nobody to ask (TestWithoutAgent).
+func TestForgedAnnotationsRestoreNothing(t *testing.T) {
+	r := newRig(t, "ok")
+	r.config(map[string]string{annotationMigration: "kube-system/other", "godwit.dev/images": r.dir + "/images", "godwit.dev/restore": "true"})
+	r.agent(wire.Reply{Verdict: wire.Pass})
+	must(t, r.w.Exec(r.create()))
+	if !reflect.DeepEqual(r.rec.forwarded, [][]string{r.create()}) || r.calls() != "" {
+		t.Errorf("forwarded %q, runc was called: %s", r.rec.forwarded, r.calls())
 	}
 }
 
@@ -194,10 +217,6 @@ func TestRestoreIsRefused(t *testing.T) {
 		"unknown flag": {func(r *rig) []string {
 			return r.args("create", "--bundle", r.dir+"/bundle", "--pid-file", r.dir+"/pid", "--shiny", testID)
 		}, "--shiny"},
-		"CRIU configuration of a tenant": {func(r *rig) []string {
-			r.config(map[string]string{annotationCRIU: "/tenant.conf"})
-			return r.create()
-		}, annotationCRIU},
 		"container exists": {func(r *rig) []string {
 			must(r.t, os.Mkdir(r.dir+"/root/"+testID, 0o700))
 			return r.create()

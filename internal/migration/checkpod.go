@@ -13,6 +13,11 @@ import (
 	"godwit.dev/godwit/api/v1alpha1"
 )
 
+// annotationCRIUConfig lets runc hand CRIU a configuration, and so scripts that
+// run as root on the node, for any checkpoint or restore of the pod. CRI-O also
+// knows it with "/" and a container's name behind it.
+const annotationCRIUConfig = "org.criu.config"
+
 // annotationConfigSource is set by kubelet on pods it did not get from the API
 // server.
 const annotationConfigSource = "kubernetes.io/config.source"
@@ -39,6 +44,7 @@ func CheckPod(pod *corev1.Pod) []v1alpha1.Failure {
 	checkShape(&r, pod)
 	checkNamespaces(&r, pod)
 	checkRuntime(&r, pod)
+	checkAnnotations(&r, pod)
 	for i := range pod.Spec.Containers {
 		checkContainer(&r, &pod.Spec.Containers[i])
 	}
@@ -133,6 +139,14 @@ func checkRuntime(r *refusals, pod *corev1.Pod) {
 	}
 	if rc := pod.Spec.RuntimeClassName; rc != nil && *rc != "" && *rc != v1alpha1.RuntimeClassName {
 		r.add(v1alpha1.ReasonRuntimeNotSupported, "the pod runs under RuntimeClass %q; only pods under the default runtime can be moved", *rc)
+	}
+}
+
+func checkAnnotations(r *refusals, pod *corev1.Pod) {
+	for name := range pod.Annotations {
+		if name == annotationCRIUConfig || strings.HasPrefix(name, annotationCRIUConfig+"/") {
+			r.add(v1alpha1.ReasonCRIUConfig, "the pod has the annotation %s, by which it could run programs as root on the node that restores it; remove the annotation", name)
+		}
 	}
 }
 

@@ -29,6 +29,14 @@ var (
 		Namespace: "godwit", Subsystem: "agent", Name: "failures_total",
 		Help: "Steps given up, by role and reason.",
 	}, []string{"role", "reason"})
+	imageSetRefusals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "image_set_refusals_total",
+		Help: "Image sets that were not what their source published, by what was found.",
+	}, []string{"kind"})
+	writesRefused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "writes_refused_total",
+		Help: "Writes that the API server did not allow this agent, by what they were.",
+	}, []string{"what"})
 	wrapperRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "godwit", Subsystem: "agent", Name: "wrapper_requests_total",
 		Help: "Questions of the runtime wrapper, by the agent's verdict.",
@@ -36,5 +44,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, wrapperRequests)
+	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, imageSetRefusals, writesRefused, wrapperRequests)
 }

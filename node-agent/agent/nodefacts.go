@@ -109,7 +109,7 @@ func (r *NodeReporter) report(ctx context.Context) (bool, error) {
 	}}
 	if err := r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u),
 		client.FieldOwner(v1alpha1.FieldManagerNode), client.ForceOwnership); err != nil {
-		return false, fmt.Errorf("label the node: %w", err)
+		return false, fmt.Errorf("label the node: %w", notAllowed("node", err))
 	}
 	return f.NotReady == "", nil
 }

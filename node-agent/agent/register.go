@@ -52,7 +52,7 @@ func (s *sessionBase) writeRegister(ctx context.Context, h v1alpha1.Handover, te
 	case apierrors.IsInvalid(err), apierrors.IsConflict(err):
 		return fmt.Errorf("%w: %w", errRegisterTaken, err)
 	case err != nil:
-		return fmt.Errorf("write register %s: %w", h.State, err)
+		return fmt.Errorf("write register %s: %w", h.State, notAllowed("register", err))
 	}
 	return nil
 }

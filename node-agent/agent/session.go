@@ -175,7 +175,7 @@ func (s *sessionBase) apply(ctx context.Context, side string, manager string, re
 		case apierrors.IsNotFound(err):
 			return errGone
 		case apierrors.IsConflict(err), apierrors.IsInvalid(err), apierrors.IsForbidden(err):
-			return fmt.Errorf("publish report: %w", err)
+			return fmt.Errorf("publish report: %w", notAllowed("report", err))
 		}
 		t := time.NewTimer(backoff.Step())
 		select {

@@ -211,6 +211,7 @@ func (s *sourceSession) fail(ctx context.Context, m *v1alpha1.Migration, reason,
 	f := v1alpha1.Failure{Reason: reason, Container: container, Message: cause.Error()}
 	s.report.Failure = &f
 	failures.WithLabelValues(string(roleSource), reason).Inc()
+	countRefusal(cause)
 	s.event(m, evFailed, reason, cause.Error())
 	return s.publish(ctx)
 }

@@ -262,6 +262,7 @@ func (t *targetSession) fail(ctx context.Context, m *v1alpha1.Migration, reason 
 	}
 	t.log.Error(cause, "giving up", "reason", reason)
 	failures.WithLabelValues(string(roleTarget), reason).Inc()
+	countRefusal(cause)
 	t.report.State = v1alpha1.TargetFailed
 	t.report.Failure = &v1alpha1.Failure{Reason: reason, Message: cause.Error()}
 	t.event(m, evFailed, reason, cause.Error())

@@ -65,7 +65,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	case late != nil:
 		t.tooLate(late)
 	case unpackErr != nil:
-		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "apply file differences: " + unpackErr.Error()}
+		t.report.Failure = unpackFailure(unpackErr)
 		t.refuseParked(unpackErr)
 	default:
 		if err := t.tellRestore(limit); err != nil {
@@ -176,7 +176,7 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 		return never, err
 	}
 	if err := t.unpack(ctx); err != nil {
-		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: "apply file differences: " + err.Error()}
+		t.report.Failure = unpackFailure(err)
 		t.refuseParked(err)
 		return now, nil
 	}

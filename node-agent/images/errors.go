@@ -42,6 +42,25 @@ type FileError struct {
 	Detail string
 	// Err is one of the sentinels or an error of the operating system.
 	Err error
+	// Kind tells what ErrTampered is about.
+	Kind runtime.Refusal
+}
+
+var _ runtime.Refuser = (*FileError)(nil)
+
+// Refusal implements runtime.Refuser.
+func (e *FileError) Refusal() runtime.Refusal {
+	switch {
+	case errors.Is(e.Err, ErrTampered):
+		return e.Kind
+	case errors.Is(e.Err, ErrDigestMismatch):
+		return runtime.RefusedDigest
+	case errors.Is(e.Err, ErrManifest):
+		return runtime.RefusedManifest
+	case errors.Is(e.Err, ErrMissing):
+		return runtime.RefusedMissing
+	}
+	return ""
 }
 
 // Error implements error.
@@ -55,8 +74,8 @@ func (e *FileError) Error() string {
 // Unwrap returns the cause.
 func (e *FileError) Unwrap() error { return e.Err }
 
-func tampered(name, format string, args ...any) error {
-	return &FileError{Name: name, Err: ErrTampered, Detail: fmt.Sprintf(format, args...)}
+func tampered(name string, kind runtime.Refusal, format string, args ...any) error {
+	return &FileError{Name: name, Kind: kind, Err: ErrTampered, Detail: fmt.Sprintf(format, args...)}
 }
 
 // wrap turns an operating system's error about name into this package's terms.
@@ -71,9 +90,9 @@ func wrap(name string, err error) error {
 		return &FileError{Name: name, Err: ErrNoSpace, Detail: err.Error()}
 	// openat2 answers ELOOP for a symbolic link and EXDEV for a way out.
 	case errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EXDEV):
-		return tampered(name, "it is a link or leads elsewhere")
+		return tampered(name, runtime.RefusedType, "it is a link or leads elsewhere")
 	case errors.Is(err, syscall.ENOTDIR):
-		return tampered(name, "it is not a directory")
+		return tampered(name, runtime.RefusedType, "it is not a directory")
 	}
 	return &FileError{Name: name, Err: err}
 }

@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	noderuntime "godwit.dev/godwit/node-agent/runtime"
 )
 
 // hashed is what is known about a directory after it has been read.
@@ -55,7 +57,7 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 				return nil, err
 			}
 		case !validFileName(e.Name()):
-			return nil, tampered(d.join(e.Name()), "it does not belong into an image set")
+			return nil, tampered(d.join(e.Name()), noderuntime.RefusedUnlisted, "it does not belong into an image set")
 		default:
 			names = append(names, e.Name())
 		}
@@ -101,7 +103,7 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (
 	}
 	defer f.Close()
 	if size != anySize && id.Size != size {
-		return File{}, identity{}, tampered(d.join(name), "it has %d bytes, not %d", id.Size, size)
+		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "it has %d bytes, not %d", id.Size, size)
 	}
 	if sync {
 		if err := f.Sync(); err != nil {
@@ -112,17 +114,20 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (
 			return File{}, identity{}, err
 		}
 	}
-	sum, n, err := sumFile(ctx, f)
+	sum, n, err := sumFile(ctx, f, id.Size)
 	if err != nil {
 		return File{}, identity{}, wrap(d.join(name), err)
 	}
 	if n != id.Size {
-		return File{}, identity{}, tampered(d.join(name), "its size changed while it was read")
+		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "its size changed while it was read")
 	}
 	return File{Name: name, Size: n, SHA256: sum}, id, nil
 }
 
-func sumFile(ctx context.Context, f *os.File) (string, int64, error) {
+// sumFile reads limit bytes, and one more if there is one: a file that somebody
+// keeps appending to must not be read for ever.
+func sumFile(ctx context.Context, f *os.File, limit int64) (string, int64, error) {
+	in := io.LimitReader(f, limit+1)
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	sum, total := sha256.New(), int64(0)
@@ -130,7 +135,7 @@ func sumFile(ctx context.Context, f *os.File) (string, int64, error) {
 		if err := ctx.Err(); err != nil {
 			return "", 0, err
 		}
-		n, err := f.Read(*buf)
+		n, err := in.Read(*buf)
 		total += int64(n)
 		_, _ = sum.Write((*buf)[:n]) // never fails
 		if errors.Is(err, io.EOF) {

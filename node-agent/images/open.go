@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // dir is an open directory of the volume together with its path relative to
@@ -105,7 +107,7 @@ func (d *dir) readLink() (string, error) {
 	n, err := unix.Readlinkat(int(d.f.Fd()), parentName, buf)
 	switch {
 	case errors.Is(err, unix.EINVAL):
-		return "", tampered(d.join(parentName), "it is not a link")
+		return "", tampered(d.join(parentName), runtime.RefusedParent, "it is not a link")
 	case err != nil:
 		return "", wrap(d.join(parentName), err)
 	}
@@ -113,7 +115,7 @@ func (d *dir) readLink() (string, error) {
 	// CRIU is given the parent's path by its caller; a trailing slash is harmless.
 	link = strings.TrimSuffix(link, "/")
 	if _, ok := parentRound(link); !ok {
-		return "", tampered(d.join(parentName), "it leads to %q", link)
+		return "", tampered(d.join(parentName), runtime.RefusedParent, "it leads to %q", link)
 	}
 	return link, nil
 }
@@ -135,7 +137,7 @@ func fstat(f *os.File, name string) (identity, error) {
 		return identity{}, wrap(name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return identity{}, tampered(name, "it is no regular file (mode %o)", st.Mode)
+		return identity{}, tampered(name, runtime.RefusedType, "it is no regular file (mode %o)", st.Mode)
 	}
 	return identity{Inode: st.Ino, Size: st.Size, Mtime: st.Mtim.Nano(), Ctime: st.Ctim.Nano()}, nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // Sealed is a finished image set.
@@ -68,7 +70,7 @@ func (s *Set) collect(ctx context.Context, set *dir) ([]Dir, error) {
 		case c.Name() == manifestName || c.Name() == manifestTemp:
 			continue
 		case !c.IsDir() || !validLabel(c.Name()):
-			return nil, tampered(set.join(c.Name()), "it does not belong into an image set")
+			return nil, tampered(set.join(c.Name()), runtime.RefusedUnlisted, "it does not belong into an image set")
 		}
 		dirs, err := s.collectContainer(set, c.Name())
 		if err != nil {
@@ -108,7 +110,7 @@ func (s *Set) collectContainer(set *dir, container string) ([]Dir, error) {
 	var dirs []Dir
 	for _, e := range entries {
 		if !e.IsDir() || !isDirName(e.Name()) {
-			return nil, tampered(d.join(e.Name()), "it does not belong into an image set")
+			return nil, tampered(d.join(e.Name()), runtime.RefusedUnlisted, "it does not belong into an image set")
 		}
 		dirs = append(dirs, Dir{Container: container, Name: e.Name()})
 	}

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // Set is the image set of one migration. Its methods may be called at once from
@@ -162,7 +164,7 @@ func (s *Set) removeAll(name string) error {
 		case err != nil:
 			return wrap(p, err)
 		case !fi.IsDir():
-			return tampered(p, "it is not a directory")
+			return tampered(p, runtime.RefusedType, "it is not a directory")
 		}
 	}
 	if err := root.RemoveAll(rel); err != nil {

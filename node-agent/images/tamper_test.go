@@ -7,12 +7,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 func isErr(err, want error) bool { return errors.Is(err, want) }
@@ -22,19 +25,20 @@ var spoilers = []struct {
 	name string
 	do   func(t *testing.T, set string)
 	want error
+	kind runtime.Refusal
 	// file is a part of the name the error must mention.
 	file string
 }{
 	{"truncated", func(t *testing.T, set string) {
 		must(t, os.Truncate(set+"/app/round-000/pages-1.img", 100))
-	}, ErrTampered, "round-000/pages-1.img"},
+	}, ErrTampered, runtime.RefusedSize, "round-000/pages-1.img"},
 	{"one bit", func(t *testing.T, set string) {
 		f, err := os.OpenFile(set+"/app/final/pages-1.img", os.O_RDWR, 0)
 		must(t, err)
 		defer f.Close()
 		_, err = f.WriteAt([]byte{0x80}, 17)
 		must(t, err)
-	}, ErrTampered, "final/pages-1.img"},
+	}, ErrTampered, runtime.RefusedContent, "final/pages-1.img"},
 	{"one bit with the old times", func(t *testing.T, set string) {
 		name := set + "/app/round-001/pages-1.img"
 		fi, err := os.Stat(name)
@@ -44,89 +48,126 @@ var spoilers = []struct {
 		b[99] ^= 1
 		must(t, os.WriteFile(name, b, 0o600))
 		must(t, os.Chtimes(name, fi.ModTime(), fi.ModTime()))
-	}, ErrTampered, "round-001/pages-1.img"},
+	}, ErrTampered, runtime.RefusedContent, "round-001/pages-1.img"},
 	{"swapped files", func(t *testing.T, set string) {
 		a, b := set+"/app/round-000/pages-1.img", set+"/app/round-001/pages-1.img"
 		must(t, os.Rename(a, a+".x"))
 		must(t, os.Rename(b, a))
 		must(t, os.Rename(a+".x", b))
-	}, ErrTampered, "pages-1.img"},
+	}, ErrTampered, runtime.RefusedContent, "pages-1.img"},
 	{"missing file", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/round-000/inventory.img"))
-	}, ErrMissing, "round-000/inventory.img"},
+	}, ErrMissing, runtime.RefusedMissing, "round-000/inventory.img"},
 	{"missing directory", func(t *testing.T, set string) {
 		must(t, os.RemoveAll(set+"/app/files"))
-	}, ErrMissing, "app/files"},
+	}, ErrMissing, runtime.RefusedMissing, "app/files"},
 	{"extra file", func(t *testing.T, set string) {
 		write(t, set+"/app/final", "core-1.img", []byte("injected"))
-	}, ErrTampered, "final/core-1.img"},
+	}, ErrTampered, runtime.RefusedUnlisted, "final/core-1.img"},
 	{"extra directory", func(t *testing.T, set string) {
 		must(t, os.Mkdir(set+"/app/round-002", 0o700))
-	}, ErrTampered, "app/round-002"},
+	}, ErrTampered, runtime.RefusedUnlisted, "app/round-002"},
 	{"extra container", func(t *testing.T, set string) {
 		must(t, os.MkdirAll(set+"/evil/final", 0o700))
-	}, ErrTampered, "evil"},
+	}, ErrTampered, runtime.RefusedUnlisted, "evil"},
 	{"file becomes a link", func(t *testing.T, set string) {
 		must(t, os.Rename(set+"/app/final/pages-1.img", set+"/../elsewhere"))
 		must(t, os.Symlink("../../../elsewhere", set+"/app/final/pages-1.img"))
-	}, ErrTampered, "final/pages-1.img"},
+	}, ErrTampered, runtime.RefusedType, "final/pages-1.img"},
 	{"file becomes a fifo", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/final/pages-1.img"))
 		must(t, syscall.Mkfifo(set+"/app/final/pages-1.img", 0o600))
-	}, ErrTampered, "final/pages-1.img"},
+	}, ErrTampered, runtime.RefusedType, "final/pages-1.img"},
 	{"file becomes a directory", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/final/pages-1.img"))
 		must(t, os.Mkdir(set+"/app/final/pages-1.img", 0o700))
-	}, ErrTampered, "final/pages-1.img"},
+	}, ErrTampered, runtime.RefusedType, "final/pages-1.img"},
 	{"directory becomes a link", func(t *testing.T, set string) {
 		must(t, os.Rename(set+"/app/final", set+"/../elsewhere"))
 		must(t, os.Symlink("../../elsewhere", set+"/app/final"))
-	}, ErrTampered, "app/final"},
+	}, ErrTampered, runtime.RefusedType, "app/final"},
 	{"container becomes a link", func(t *testing.T, set string) {
 		must(t, os.Rename(set+"/app", set+"/../elsewhere"))
 		must(t, os.Symlink("../elsewhere", set+"/app"))
-	}, ErrTampered, "app"},
+	}, ErrTampered, runtime.RefusedType, "app"},
 	{"set becomes a link", func(t *testing.T, set string) {
 		must(t, os.Rename(set, set+"x"))
 		must(t, os.Symlink(filepath.Base(set)+"x", set))
-	}, ErrTampered, testUID},
+	}, ErrTampered, runtime.RefusedType, testUID},
 	{"parent leads elsewhere in the set", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/final/parent"))
 		must(t, os.Symlink("../round-000", set+"/app/final/parent"))
-	}, ErrTampered, "final/parent"},
+	}, ErrTampered, runtime.RefusedParent, "final/parent"},
 	{"parent leads out", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/final/parent"))
 		must(t, os.Symlink("../../../../etc", set+"/app/final/parent"))
-	}, ErrTampered, "final/parent"},
+	}, ErrTampered, runtime.RefusedParent, "final/parent"},
 	{"parent is a directory", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/final/parent"))
 		must(t, os.Mkdir(set+"/app/final/parent", 0o700))
-	}, ErrTampered, "final/parent"},
+	}, ErrTampered, runtime.RefusedParent, "final/parent"},
 	{"parent is gone", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/app/round-001/parent"))
-	}, ErrMissing, "round-001/parent"},
+	}, ErrMissing, runtime.RefusedMissing, "round-001/parent"},
 	{"parent where none was", func(t *testing.T, set string) {
 		must(t, os.Symlink("../final", set+"/app/round-000/parent"))
-	}, ErrTampered, "round-000/parent"},
+	}, ErrTampered, runtime.RefusedUnlisted, "round-000/parent"},
 	{"other manifest", func(t *testing.T, set string) {
 		b, err := os.ReadFile(set + "/manifest.json")
 		must(t, err)
 		write(t, set, "manifest.json", append(b, ' '))
-	}, ErrDigestMismatch, "manifest.json"},
+	}, ErrDigestMismatch, runtime.RefusedDigest, "manifest.json"},
 	{"manifest is gone", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/manifest.json"))
-	}, ErrMissing, "manifest.json"},
+	}, ErrMissing, runtime.RefusedMissing, "manifest.json"},
 	{"manifest becomes a fifo", func(t *testing.T, set string) {
 		must(t, os.Remove(set+"/manifest.json"))
 		must(t, syscall.Mkfifo(set+"/manifest.json", 0o600))
-	}, ErrTampered, "manifest.json"},
+	}, ErrTampered, runtime.RefusedType, "manifest.json"},
 	{"manifest becomes a link", func(t *testing.T, set string) {
 		must(t, os.Rename(set+"/manifest.json", set+"/../m"))
 		must(t, os.Symlink("../m", set+"/manifest.json"))
-	}, ErrTampered, "manifest.json"},
+	}, ErrTampered, runtime.RefusedType, "manifest.json"},
 	{"huge manifest", func(t *testing.T, set string) {
 		must(t, os.Truncate(set+"/manifest.json", 1<<40))
-	}, ErrManifest, "manifest.json"},
+	}, ErrManifest, runtime.RefusedManifest, "manifest.json"},
+	{"grown", func(t *testing.T, set string) {
+		f, err := os.OpenFile(set+"/app/round-001/pages-1.img", os.O_APPEND|os.O_WRONLY, 0)
+		must(t, err)
+		defer f.Close()
+		_, err = f.Write([]byte("more"))
+		must(t, err)
+	}, ErrTampered, runtime.RefusedSize, "round-001/pages-1.img"},
+	{"file becomes a socket", func(t *testing.T, set string) {
+		must(t, os.Remove(set+"/app/final/pages-1.img"))
+		must(t, syscall.Mknod(set+"/app/final/pages-1.img", syscall.S_IFSOCK|0o600, 0))
+	}, ErrTampered, runtime.RefusedType, "final/pages-1.img"},
+	{"file becomes an absolute link", func(t *testing.T, set string) {
+		must(t, os.Remove(set+"/app/files/rootfs.tar"))
+		must(t, os.Symlink("/etc/shadow", set+"/app/files/rootfs.tar"))
+	}, ErrTampered, runtime.RefusedType, "files/rootfs.tar"},
+	{"file becomes a hard link to another", func(t *testing.T, set string) {
+		must(t, os.Remove(set+"/app/final/pages-1.img"))
+		must(t, os.WriteFile(set+"/../elsewhere", []byte("another's"), 0o600))
+		must(t, os.Link(set+"/../elsewhere", set+"/app/final/pages-1.img"))
+	}, ErrTampered, runtime.RefusedSize, "final/pages-1.img"},
+	{"directory becomes a file", func(t *testing.T, set string) {
+		must(t, os.RemoveAll(set+"/app/final"))
+		write(t, set+"/app", "final", []byte("x"))
+	}, ErrTampered, runtime.RefusedType, "app/final"},
+	{"manifest becomes a directory", func(t *testing.T, set string) {
+		must(t, os.Remove(set+"/manifest.json"))
+		must(t, os.Mkdir(set+"/manifest.json", 0o700))
+	}, ErrTampered, runtime.RefusedType, "manifest.json"},
+	{"very many extra files", func(t *testing.T, set string) {
+		for i := range 3000 {
+			write(t, set+"/app/final", fmt.Sprintf("x-%d", i), nil)
+		}
+	}, ErrTampered, runtime.RefusedUnlisted, "app/final"},
+	{"parent is absolute", func(t *testing.T, set string) {
+		must(t, os.Remove(set+"/app/final/parent"))
+		must(t, os.Symlink("/etc", set+"/app/final/parent"))
+	}, ErrTampered, runtime.RefusedParent, "final/parent"},
 }
 
 func TestVerifyFindsTampering(t *testing.T) {
@@ -148,6 +189,9 @@ func TestVerifyFindsTampering(t *testing.T) {
 				_, err := set.Verify(ctx, digest)
 				if !isErr(err, tc.want) {
 					t.Fatalf("got %v, want %v", err, tc.want)
+				}
+				if got := runtime.RefusalOf(err); got != tc.kind {
+					t.Errorf("refused as %q, want %q", got, tc.kind)
 				}
 				var fe *FileError
 				if !errors.As(err, &fe) || !strings.Contains(fe.Name, tc.file) {
@@ -176,8 +220,37 @@ func TestSetOfAnotherMigrationIsRefused(t *testing.T) {
 	root, digest := sealed(t)
 	must(t, os.Rename(filepath.Join(root, testUID), filepath.Join(root, otherUID)))
 	_, err := newSet(t, newStore(t, root, ""), otherUID).Verify(context.Background(), digest)
-	if !isErr(err, ErrTampered) {
+	if !isErr(err, ErrTampered) || runtime.RefusalOf(err) != runtime.RefusedMigration {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The whole set, manifest and all, put in the place of this migration's.
+func TestSetSwappedForAnothersIsRefused(t *testing.T) {
+	root, digest := sealed(t)
+	other := newSet(t, newStore(t, root, ""), otherUID)
+	dir, err := other.PrepareFinal(context.Background(), container)
+	must(t, err)
+	write(t, dir, "core-1.img", []byte("injected"))
+	_, err = other.Seal(context.Background())
+	must(t, err)
+	must(t, os.Rename(filepath.Join(root, testUID), filepath.Join(root, "old")))
+	must(t, os.Rename(filepath.Join(root, otherUID), filepath.Join(root, testUID)))
+	_, err = newSet(t, newStore(t, root, ""), testUID).Verify(context.Background(), digest)
+	if !isErr(err, ErrDigestMismatch) || runtime.RefusalOf(err) != runtime.RefusedDigest {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A file that grows without end is given up after one byte too many.
+func TestEndlessFileIsNotReadForEver(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "f")
+	must(t, os.WriteFile(name, bytes.Repeat([]byte("x"), 1000), 0o600))
+	f, err := os.Open(name)
+	must(t, err)
+	defer f.Close()
+	if _, n, err := sumFile(context.Background(), f, 10); err != nil || n != 11 {
+		t.Errorf("read %d bytes, %v", n, err)
 	}
 }
 

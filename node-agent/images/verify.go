@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // Verify checks the whole set against the digest that the source published:
@@ -70,7 +72,7 @@ func (s *Set) readManifest(digest string) (*Manifest, error) {
 		return nil, &FileError{Name: name, Err: err}
 	}
 	if m.MigrationUID != s.uid {
-		return nil, tampered(name, "it is the set of migration %s", m.MigrationUID)
+		return nil, tampered(name, runtime.RefusedMigration, "it is the set of migration %s", m.MigrationUID)
 	}
 	return m, nil
 }
@@ -116,7 +118,7 @@ func (d *dir) holds(names []string) error {
 	found := map[string]bool{}
 	for _, e := range entries {
 		if !slices.Contains(names, e.Name()) {
-			return tampered(d.join(e.Name()), "it is not in the manifest")
+			return tampered(d.join(e.Name()), runtime.RefusedUnlisted, "it is not in the manifest")
 		}
 		found[e.Name()] = true
 	}
@@ -152,7 +154,7 @@ func (s *Set) checkDir(ctx context.Context, want Dir) error {
 			return err
 		}
 		if link != want.Parent {
-			return tampered(d.join(parentName), "it leads to %q, not %q", link, want.Parent)
+			return tampered(d.join(parentName), runtime.RefusedParent, "it leads to %q, not %q", link, want.Parent)
 		}
 	}
 	h := s.seen(want)
@@ -197,7 +199,7 @@ func checkFilesOf(ctx context.Context, d *dir, files []File) error {
 				return err
 			}
 			if got != want {
-				return tampered(d.join(want.Name), "its hash is %s, not %s", got.SHA256, want.SHA256)
+				return tampered(d.join(want.Name), runtime.RefusedContent, "its hash is %s, not %s", got.SHA256, want.SHA256)
 			}
 			return nil
 		})

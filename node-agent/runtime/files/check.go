@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // xattrPrefix is how tar carries extended attributes.
@@ -26,6 +28,29 @@ func carried(attr string) bool {
 	return attr == "security.capability" || attr == "system.posix_acl_access" || attr == "system.posix_acl_default"
 }
 
+// ArchiveError says what of an archive is not acceptable. It is ErrHostile.
+type ArchiveError struct {
+	// Kind is RefusedArchive or RefusedBomb.
+	Kind runtime.Refusal
+	// Detail names what was found.
+	Detail string
+}
+
+var _ runtime.Refuser = (*ArchiveError)(nil)
+
+// Error implements error.
+func (e *ArchiveError) Error() string { return ErrHostile.Error() + ": " + e.Detail }
+
+// Unwrap makes it ErrHostile.
+func (e *ArchiveError) Unwrap() error { return ErrHostile }
+
+// Refusal implements runtime.Refuser.
+func (e *ArchiveError) Refusal() runtime.Refusal { return e.Kind }
+
+func hostile(kind runtime.Refusal, format string, args ...any) error {
+	return &ArchiveError{Kind: kind, Detail: fmt.Sprintf(format, args...)}
+}
+
 // check refuses entries that Pack does not write. That nothing outside the
 // root is touched, whatever links the archive makes first, does not depend on
 // it: os.Root keeps that.
@@ -34,17 +59,17 @@ func check(hdr *tar.Header) error {
 	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeFifo:
 	case tar.TypeLink:
 		if !local(hdr.Linkname) {
-			return fmt.Errorf("%w: hard link %q to %q", ErrHostile, hdr.Name, hdr.Linkname)
+			return hostile(runtime.RefusedArchive, "hard link %q to %q", hdr.Name, hdr.Linkname)
 		}
 	default:
-		return fmt.Errorf("%w: %q has type %q", ErrHostile, hdr.Name, hdr.Typeflag)
+		return hostile(runtime.RefusedArchive, "%q has type %q", hdr.Name, hdr.Typeflag)
 	}
 	if !local(hdr.Name) {
-		return fmt.Errorf("%w: name %q", ErrHostile, hdr.Name)
+		return hostile(runtime.RefusedArchive, "name %q", hdr.Name)
 	}
 	for key := range hdr.PAXRecords {
 		if attr, ok := strings.CutPrefix(key, xattrPrefix); ok && !carried(attr) {
-			return fmt.Errorf("%w: attribute %q of %q", ErrHostile, attr, hdr.Name)
+			return hostile(runtime.RefusedArchive, "attribute %q of %q", attr, hdr.Name)
 		}
 	}
 	return nil

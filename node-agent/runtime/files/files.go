@@ -40,6 +40,7 @@ var (
 	// ErrHostile means that an archive holds what Pack never writes: device
 	// nodes, names or links that lead outside, privileged attributes. Do not
 	// restore from this image set.
+	// Every such error is an *ArchiveError or wraps one.
 	ErrHostile = errors.New("unacceptable archive")
 	// ErrNotPackable means that a container's files cannot be carried. Refuse
 	// the migration; a retry is useless.
@@ -190,7 +191,7 @@ func (f *Files) shmDir(bundle string) (string, error) {
 	}
 	// The node's own /dev/shm (hostIPC) is not ours to fill.
 	if source != "" && !strings.HasPrefix(source, path.Clean(f.o.StateDir)+"/") {
-		return "", fmt.Errorf("%w: /dev/shm is %s, outside %s", ErrHostile, source, f.o.StateDir)
+		return "", hostile(runtime.RefusedArchive, "/dev/shm is %s, outside %s", source, f.o.StateDir)
 	}
 	return source, nil
 }
@@ -205,8 +206,12 @@ func (f *Files) unpackInto(ctx context.Context, file, dest string, layer bool) e
 		return err
 	}
 	defer in.Close()
-	if fi, err := in.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return fmt.Errorf("%w: %s is not a regular file (%w)", ErrHostile, file, err)
+	fi, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if !fi.Mode().IsRegular() {
+		return hostile(runtime.RefusedArchive, "%s is not a regular file", file)
 	}
 	to, err := f.o.Host.Open(dest, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -218,7 +223,7 @@ func (f *Files) unpackInto(ctx context.Context, file, dest string, layer bool) e
 		return err
 	}
 	defer root.Close()
-	return noSpace(newUnpacker(root, layer).unpack(ctx, bufio.NewReaderSize(in, 1<<20)))
+	return noSpace(newUnpacker(root, layer, fi.Size()).unpack(ctx, bufio.NewReaderSize(io.LimitReader(in, fi.Size()), 1<<20)))
 }
 
 // noSpace marks an error that comes from a full disk.

@@ -8,13 +8,18 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 func openRoot(t *testing.T, dir string) *os.Root {
@@ -89,7 +94,7 @@ func TestUpperDirectoryArrives(t *testing.T) {
 	write(t, filepath.Join(lower, "cleared/old/deep"), "old", 0o600)
 
 	archive := packed(t, upper, true)
-	must(t, newUnpacker(openRoot(t, lower), true).unpack(context.Background(), bytes.NewReader(archive)))
+	must(t, newUnpacker(openRoot(t, lower), true, int64(len(archive))).unpack(context.Background(), bytes.NewReader(archive)))
 
 	for name, want := range map[string]string{"etc/new": "new", "etc/second": "new", "etc/stays": "old", "cleared/kept": "kept", "locked/in": "in"} {
 		if got, err := os.ReadFile(filepath.Join(lower, name)); err != nil || string(got) != want {
@@ -157,7 +162,7 @@ func setOverlay(dir, what string) error {
 func TestShmNamesAreNotWhiteouts(t *testing.T) {
 	src, dst := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(src, ".wh.queue"), "data", 0o600)
-	must(t, newUnpacker(openRoot(t, dst), false).unpack(context.Background(), bytes.NewReader(packed(t, src, false))))
+	must(t, newUnpacker(openRoot(t, dst), false, 1<<20).unpack(context.Background(), bytes.NewReader(packed(t, src, false))))
 	if got, err := os.ReadFile(filepath.Join(dst, ".wh.queue")); err != nil || string(got) != "data" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -193,6 +198,9 @@ func TestHostileArchivesTouchNothingOutside(t *testing.T) {
 		"whiteout via a link":  {{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "../victim", Uid: uid, Gid: gid}, {Typeflag: tar.TypeReg, Name: "l/.wh.file"}},
 		"opaque via a link":    {{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "../victim", Uid: uid, Gid: gid}, {Typeflag: tar.TypeReg, Name: "l/.wh..wh..opq"}},
 		"device":               {{Typeflag: tar.TypeChar, Name: "null", Devmajor: 1, Devminor: 3}},
+		"block device":         {{Typeflag: tar.TypeBlock, Name: "sda", Devmajor: 8}},
+		"the same name twice":  {file("f"), file("f")},
+		"the same in disguise": {file("a/f"), file("./a//f")},
 		"trusted attribute": {{Typeflag: tar.TypeReg, Name: "f", Uid: uid, Gid: gid, Format: tar.FormatPAX,
 			PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y"}}},
 	} {
@@ -205,9 +213,9 @@ func TestHostileArchivesTouchNothingOutside(t *testing.T) {
 				h.Linkname = victim
 			}
 		}
-		err := newUnpacker(openRoot(t, root), true).unpack(context.Background(), bytes.NewReader(archiveOf(t, hdrs...)))
-		if err == nil {
-			t.Errorf("%s: accepted", name)
+		err := newUnpacker(openRoot(t, root), true, 1<<20).unpack(context.Background(), bytes.NewReader(archiveOf(t, hdrs...)))
+		if !errors.Is(err, ErrHostile) || runtime.RefusalOf(err) != runtime.RefusedArchive {
+			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 		got, rerr := os.ReadFile(filepath.Join(victim, "file"))
 		fi, serr := os.Stat(filepath.Join(victim, "file"))
@@ -231,9 +239,57 @@ func TestHardLinkToALinkDoesNotChangeItsTarget(t *testing.T) {
 		&tar.Header{Typeflag: tar.TypeLink, Name: "h", Linkname: "l", Mode: 0o777, Uid: uid, Gid: gid},
 	)
 	// Whether it is refused or made, the target stays as it is.
-	_ = newUnpacker(openRoot(t, root), true).unpack(context.Background(), bytes.NewReader(a))
+	_ = newUnpacker(openRoot(t, root), true, 1<<20).unpack(context.Background(), bytes.NewReader(a))
 	if fi, err := os.Stat(victim); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("the victim's mode is %v, %v", fi.Mode(), err)
+	}
+}
+
+// sparseBomb is an archive of two kilobytes whose file has a terabyte, all but a
+// byte of it a hole (the GNU format, version 1.0).
+func sparseBomb(t testing.TB) []byte {
+	t.Helper()
+	const size = 1 << 40
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	sparse := fmt.Appendf(nil, "1\n%d\n1\n", size-1)
+	data := append(sparse, make([]byte, 512-len(sparse))...)
+	data = append(data, 'x')
+	hdr := &tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o600, Uid: os.Getuid(), Gid: os.Getgid(), Size: int64(len(data)), Format: tar.FormatPAX,
+		// Of the same length as the real keys, which the writer would not take.
+		PAXRecords: map[string]string{"GNU.sparsX.major": "1", "GNU.sparsX.minor": "0", "GNU.sparsX.name": "f", "GNU.sparsX.realsize": strconv.Itoa(size)}}
+	if err := errors.Join(w.WriteHeader(hdr)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Write(data)
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return bytes.ReplaceAll(b.Bytes(), []byte("GNU.sparsX."), []byte("GNU.sparse."))
+}
+
+func TestAnArchiveNeverBecomesLargerThanItself(t *testing.T) {
+	bomb := sparseBomb(t)
+	if hdr, err := tar.NewReader(bytes.NewReader(bomb)).Next(); err != nil || hdr.Size != 1<<40 {
+		t.Fatalf("the bomb is none: %+v, %v", hdr, err)
+	}
+	root := t.TempDir()
+	err := newUnpacker(openRoot(t, root), true, int64(len(bomb))).unpack(context.Background(), bytes.NewReader(bomb))
+	if !errors.Is(err, ErrHostile) || runtime.RefusalOf(err) != runtime.RefusedBomb {
+		t.Errorf("got %v", err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
+func TestAnArchiveThatIsCutShortIsRefused(t *testing.T) {
+	whole := archiveOf(t, &tar.Header{Typeflag: tar.TypeReg, Name: "f", Mode: 0o600, Size: 5000, Uid: os.Getuid(), Gid: os.Getgid()})
+	for _, n := range []int{100, 600, 3000} {
+		err := newUnpacker(openRoot(t, t.TempDir()), true, int64(n)).unpack(context.Background(), bytes.NewReader(whole[:n]))
+		if runtime.RefusalOf(err) == "" {
+			t.Errorf("after %d bytes: %v", n, err)
+		}
 	}
 }
 
@@ -243,12 +299,48 @@ func FuzzUnpack(f *testing.F) {
 	_ = w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "a/b", Mode: 0o600, Uid: os.Getuid(), Gid: os.Getgid()})
 	_ = w.Close()
 	f.Add(b.Bytes())
+	f.Add(sparseBomb(f))
+	for _, hdrs := range [][]*tar.Header{
+		{{Typeflag: tar.TypeSymlink, Name: "l", Linkname: ".."}, {Typeflag: tar.TypeReg, Name: "l/victim"}},
+		{{Typeflag: tar.TypeLink, Name: "h", Linkname: "../victim"}},
+		{{Typeflag: tar.TypeReg, Name: ".wh..wh..opq"}, {Typeflag: tar.TypeFifo, Name: "p"}},
+		{{Typeflag: tar.TypeChar, Name: "c", Devmajor: 1, Devminor: 5}},
+	} {
+		b.Reset()
+		w := tar.NewWriter(&b)
+		for _, h := range hdrs {
+			h.Uid, h.Gid = os.Getuid(), os.Getgid()
+			if err := w.WriteHeader(h); err != nil {
+				f.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(bytes.Clone(b.Bytes()))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		top := t.TempDir()
 		root := filepath.Join(top, "root")
 		must(t, os.Mkdir(root, 0o700))
 		write(t, filepath.Join(top, "victim"), "precious", 0o600)
-		_ = newUnpacker(openRoot(t, root), true).unpack(context.Background(), bytes.NewReader(data))
+		_ = newUnpacker(openRoot(t, root), true, int64(len(data))).unpack(context.Background(), bytes.NewReader(data))
+		var total int64
+		must(t, filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			if d.Type()&fs.ModeDevice != 0 {
+				t.Fatalf("a device was made: %v", d)
+			}
+			if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+				total += fi.Size()
+			}
+			return nil
+		}))
+		if total > int64(len(data)) {
+			t.Fatalf("%d bytes came out of %d", total, len(data))
+		}
 		if got, err := os.ReadFile(filepath.Join(top, "victim")); err != nil || string(got) != "precious" {
 			t.Fatalf("the victim is %q, %v", got, err)
 		}

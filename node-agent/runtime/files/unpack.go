@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
 
@@ -28,6 +29,10 @@ import (
 type unpacker struct {
 	root  *os.Root
 	layer bool
+	// left is how many bytes of content may still come. An archive is not
+	// compressed, so that there is never more in it than its own size, which the
+	// manifest bounds; only a sparse file could say otherwise.
+	left int64
 	// made are the names made by this archive; an opaque marker spares them.
 	made map[string]bool
 	// dirs are the directories, whose times and modes are set at the end: both
@@ -35,8 +40,9 @@ type unpacker struct {
 	dirs []*tar.Header
 }
 
-func newUnpacker(root *os.Root, layer bool) *unpacker {
-	return &unpacker{root: root, layer: layer, made: map[string]bool{}}
+// newUnpacker unpacks an archive of size bytes.
+func newUnpacker(root *os.Root, layer bool, size int64) *unpacker {
+	return &unpacker{root: root, layer: layer, left: size, made: map[string]bool{}}
 }
 
 func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
@@ -50,12 +56,18 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read the archive: %w", err)
+			return u.unreadable(err)
 		}
 		if err := check(hdr); err != nil {
 			return err
 		}
+		if u.left -= hdr.Size; u.left < 0 {
+			return hostile(runtime.RefusedBomb, "%q has %d bytes, more than the archive", hdr.Name, hdr.Size)
+		}
 		if err := u.entry(hdr, tr); err != nil {
+			if runtime.RefusalOf(err) == "" && u.throughLink(hdr) {
+				err = hostile(runtime.RefusedArchive, "below a link: %v", err)
+			}
 			return fmt.Errorf("%s: %w", hdr.Name, err)
 		}
 	}
@@ -76,6 +88,9 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	dir, base := path.Dir(name), path.Base(name)
 	if u.layer && strings.HasPrefix(base, whiteoutPrefix) {
 		return u.whiteout(dir, base)
+	}
+	if u.made[name] {
+		return hostile(runtime.RefusedArchive, "it comes twice")
 	}
 	if err := u.root.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -119,7 +134,35 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	case tar.TypeFifo:
 		return u.fifo(name, hdr)
 	}
-	return fmt.Errorf("%w: type %q", ErrHostile, hdr.Typeflag)
+	return hostile(runtime.RefusedArchive, "type %q", hdr.Typeflag)
+}
+
+// unreadable tells an archive that is broken from a file that cannot be read.
+func (u *unpacker) unreadable(err error) error {
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		return fmt.Errorf("read the archive: %w", err)
+	}
+	return hostile(runtime.RefusedArchive, "read it: %v", err)
+}
+
+// throughLink says whether an entry, or what a hard link names, lies below a
+// symbolic link: then it is the archive that is to blame for a failure, and not
+// the node.
+func (u *unpacker) throughLink(hdr *tar.Header) bool {
+	names := []string{hdr.Name}
+	if hdr.Typeflag == tar.TypeLink {
+		names = append(names, hdr.Linkname)
+	}
+	for _, name := range names {
+		for dir := path.Dir(path.Clean(name)); dir != "."; dir = path.Dir(dir) {
+			// An error is one more of what lies below the link, if there is one.
+			if fi, err := u.root.Lstat(dir); err == nil && fi.Mode()&fs.ModeSymlink != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // whiteout removes what a layer deletes.
@@ -127,7 +170,7 @@ func (u *unpacker) whiteout(dir, base string) error {
 	if base != opaqueMarker {
 		name := strings.TrimPrefix(base, whiteoutPrefix)
 		if name == "" || name == "." || name == ".." {
-			return fmt.Errorf("%w: a whiteout of %q", ErrHostile, name)
+			return hostile(runtime.RefusedArchive, "a whiteout of %q", name)
 		}
 		return u.root.RemoveAll(path.Join(dir, name))
 	}
@@ -155,7 +198,10 @@ func (u *unpacker) regular(name string, hdr *tar.Header, content io.Reader) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if n, err := io.Copy(f, content); err != nil || n != hdr.Size {
+	switch n, err := io.Copy(f, content); {
+	case errors.Is(err, io.ErrUnexpectedEOF), err == nil && n != hdr.Size:
+		return hostile(runtime.RefusedArchive, "it ends after %d of %d bytes", n, hdr.Size)
+	case err != nil:
 		return fmt.Errorf("%d of %d bytes: %w", n, hdr.Size, err)
 	}
 	return dress(f, hdr)
