@@ -76,6 +76,8 @@ func TestCheckPod(t *testing.T) {
 		"shared processes":       {func(p *corev1.Pod) { p.Spec.ShareProcessNamespace = ptr(true) }, []string{v1alpha1.ReasonShareProcessNamespace}},
 		"not shared":             {func(p *corev1.Pod) { p.Spec.ShareProcessNamespace, p.Spec.HostUsers = ptr(false), ptr(true) }, nil},
 		"user namespace":         {func(p *corev1.Pod) { p.Spec.HostUsers = ptr(false) }, []string{v1alpha1.ReasonUserNamespace}},
+		"configuration for CRIU": {func(p *corev1.Pod) { p.Annotations = map[string]string{"org.criu.config": ""} }, []string{v1alpha1.ReasonCRIUConfig}},
+		"of one container":       {func(p *corev1.Pod) { p.Annotations = map[string]string{"org.criu.config/app": "x"} }, []string{v1alpha1.ReasonCRIUConfig}},
 		"ephemeral container":    {func(p *corev1.Pod) { p.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, 1) }, []string{v1alpha1.ReasonEphemeralContainers}},
 		"windows":                {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} }, []string{v1alpha1.ReasonRuntimeNotSupported}},
 		"linux":                  {func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Linux} }, nil},
