@@ -19,6 +19,11 @@ const (
 	// AnnotationCancel, set to "true" on a Migration, asks for it to be cancelled.
 	AnnotationCancel = "godwit.dev/cancel"
 
+	// AnnotationResolve, set on a Migration that has committed, is a person's
+	// answer to the question which side goes on; its value is a ResolveRequest.
+	// It is answered once, in status.resolution, and then removed.
+	AnnotationResolve = "godwit.dev/resolve"
+
 	// RuntimeClassName is the RuntimeClass, and the containerd runtime handler,
 	// that target pods run under.
 	RuntimeClassName = "godwit"

@@ -15,6 +15,11 @@ const (
 	ConditionHandedOver = "HandedOver"
 	// ConditionComplete: the migration reached a final phase; its reason says which.
 	ConditionComplete = "Complete"
+	// ConditionTargetLost: the register is committed, and the target's node or
+	// pod cannot be counted on any more; the source stays frozen. Like a node's
+	// NetworkUnavailable it is True when something is wrong. A migration that
+	// never was in doubt does not have it.
+	ConditionTargetLost = "TargetLost"
 )
 
 // Reasons of conditions that are not failures.
@@ -32,6 +37,12 @@ const (
 	ReasonRestored        = "Restored"
 	ReasonSucceeded       = "Succeeded"
 	ReasonDryRunPassed    = "DryRunPassed"
+	// Of TargetLost: True because kubelet does not report; the reasons
+	// TargetNodeLost and TargetPodGone are failures as well.
+	ReasonTargetNodeNotReady = "TargetNodeNotReady"
+	// False: the target was heard of again, or the matter was decided.
+	ReasonTargetFound    = "TargetFound"
+	ReasonTargetResolved = "Resolved"
 )
 
 // Failure reasons: why the controller gave up.
@@ -52,6 +63,12 @@ const (
 	ReasonTargetPodFailed        = "TargetPodFailed"
 	ReasonTargetPodGone          = "TargetPodGone"
 	ReasonStalled                = "Stalled"
+	// ReasonTargetNodeLost: the target's node is known to be gone (its Node was
+	// deleted or made anew, or is tainted out-of-service) and nothing was ever
+	// restored there; the controller takes the commit back.
+	ReasonTargetNodeLost = "TargetNodeLost"
+	// ReasonResolvedToSource: a person decided that the source goes on.
+	ReasonResolvedToSource = "ResolvedToSource"
 )
 
 // Refusal reasons of the preflight: properties of the pod or the node that
@@ -110,4 +127,8 @@ const (
 	// ReasonProbeBudgetSpent: the switchover took so long that kubelet was about
 	// to take the frozen source for dead.
 	ReasonProbeBudgetSpent = "ProbeBudgetSpent"
+	// ReasonProcessLost: the frozen process was gone when it was to go on, since
+	// its node restarted or somebody killed it. Nothing is left of it on either
+	// side; kubelet starts the container afresh if its restartPolicy says so.
+	ReasonProcessLost = "ProcessLost"
 )

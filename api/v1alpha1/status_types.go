@@ -83,12 +83,14 @@ const (
 // Handover is the register that decides who owns the running pod. It is empty
 // until the switchover is decided, is written with a resourceVersion
 // precondition, and so has one winner: empty → Committed (target agent) or
-// empty → Aborted (anyone). Only the target agent that committed may take it
-// back (Committed → Aborted), after it has proved that nothing of the restored
-// process tree runs. See docs/protocol.md.
+// empty → Aborted (anyone). The target agent that committed may take it back
+// (Committed → Aborted) after it has proved that nothing of the restored process
+// tree runs; the controller may for two reasons only: the target's node is known
+// to be gone, or a person decided so. See docs/protocol.md.
 //
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Aborted' || self == oldSelf",message="an aborted handover is final"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state == 'Aborted' || self == oldSelf",message="a committed handover can only be taken back"
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state != 'Aborted' || self.by == oldSelf.by || (self.by == 'controller' && has(self.reason) && self.reason in ['TargetNodeLost', 'ResolvedToSource'])",message="a commit is taken back by the agent that made it, or by the controller because of TargetNodeLost or ResolvedToSource"
 // +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && size(self.manifestDigest) > 0)",message="a commit names the manifest it verified"
 type Handover struct {
 	// state is the register's value.
@@ -109,6 +111,65 @@ type Handover struct {
 	Time metav1.MicroTime `json:"time"`
 }
 
+// ResolveRequest is a value of AnnotationResolve.
+type ResolveRequest string
+
+const (
+	// ResolveSource: the source goes on, the target is given up. Refused unless
+	// nothing can run on the target: its node is known to be gone, or its pod
+	// object is and its agent has seen that nothing of it is left.
+	ResolveSource ResolveRequest = "Source"
+	// ResolveTarget: the target owns the pod, the source is removed. Refused
+	// unless kubelet has seen the target run.
+	ResolveTarget ResolveRequest = "Target"
+	// ResolveForceSource is ResolveSource without a question. If the target's
+	// node is alive after all, the pod runs twice until its agent hears of it.
+	ResolveForceSource ResolveRequest = "ForceSource"
+	// ResolveForceTarget is ResolveTarget without a question. If the target does
+	// not run, nothing is left of the pod: its images are removed as well.
+	ResolveForceTarget ResolveRequest = "ForceTarget"
+)
+
+// ResolutionOutcome is the answer to a person's choice.
+// +kubebuilder:validation:Enum=Accepted;Refused
+type ResolutionOutcome string
+
+const (
+	// ResolutionAccepted: it is being done.
+	ResolutionAccepted ResolutionOutcome = "Accepted"
+	// ResolutionRefused: nothing was done, the message says what is missing.
+	ResolutionRefused ResolutionOutcome = "Refused"
+)
+
+// Resolution is the answer to the last value of the annotation
+// godwit.dev/resolve. Each is answered once, and never applied to what happens
+// later. Who wrote the annotation is in the API server's audit log.
+type Resolution struct {
+	// request is the annotation's value.
+	// +kubebuilder:validation:MaxLength=64
+	Request ResolveRequest `json:"request"`
+	// forced: the request was to be carried out whatever is known.
+	// +optional
+	Forced bool `json:"forced,omitempty"`
+	// outcome is what became of it.
+	Outcome ResolutionOutcome `json:"outcome"`
+	// message says why it was refused and what is missing, or what is done.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// known is what was known of the target when it was answered.
+	// +optional
+	Known string `json:"known,omitempty"`
+	// fieldManager is the program that wrote the annotation, as it called itself.
+	// +optional
+	FieldManager string `json:"fieldManager,omitempty"`
+	// time of the answer.
+	Time metav1.MicroTime `json:"time"`
+	// closed: the annotation has been removed since, so that the same value is a
+	// new request.
+	// +optional
+	Closed bool `json:"closed,omitempty"`
+}
+
 // DowntimeStatus is the time in which no process of the pod ran, and its parts.
 type DowntimeStatus struct {
 	// total is freezeAndDump + handover + restore.
@@ -127,6 +188,10 @@ type DowntimeStatus struct {
 // MigrationStatus tells the whole story of a migration.
 // The rule that keeps its handover register from being cleared is on Migration,
 // because a rule here would not run when the whole status is removed.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || !has(oldSelf.phase) || !(oldSelf.phase in ['Completing', 'Succeeded'])",message="a commit cannot be taken back once the target is confirmed"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'TargetNodeLost' || !has(oldSelf.target) || !has(oldSelf.target.restoredAt) && !has(oldSelf.target.startedAt) && (!has(oldSelf.target.state) || oldSelf.target.state != 'Restored')",message="the target has run: only a person can decide that the source goes on"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'ResolvedToSource' || has(self.resolution) && self.resolution.outcome == 'Accepted' && self.resolution.request in ['Source', 'ForceSource']",message="ResolvedToSource needs the accepted request in status.resolution"
 type MigrationStatus struct {
 	// observedGeneration is the generation of the spec this status is about.
 	// +optional
@@ -145,7 +210,9 @@ type MigrationStatus struct {
 	// +listMapKey=phase
 	// +optional
 	PhaseTransitionTimestamps []PhaseTransitionTimestamp `json:"phaseTransitionTimestamps,omitempty"`
-	// conditions: Eligible, TargetReady, Converged, HandedOver, Complete.
+	// conditions: Eligible, TargetReady, Converged, HandedOver, Complete; and
+	// TargetLost, which is there only when the target was lost after the commit,
+	// and is True as long as nobody knows which side can go on.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -159,6 +226,10 @@ type MigrationStatus struct {
 	// handover is the register that decides which side owns the running pod.
 	// +optional
 	Handover *Handover `json:"handover,omitempty"`
+	// resolution is the answer to a person's choice of a side, made with the
+	// annotation godwit.dev/resolve (kubectl migrate resolve).
+	// +optional
+	Resolution *Resolution `json:"resolution,omitempty"`
 	// downtime is the measured downtime; set when the target is confirmed.
 	// +optional
 	Downtime *DowntimeStatus `json:"downtime,omitempty"`

@@ -5,6 +5,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // TargetState is how far the target agent has come.
@@ -37,6 +38,15 @@ const (
 type TargetStatus struct {
 	// The pod; written by the controller.
 	PodRef `json:",inline"`
+	// nodeUID is the UID of the Node object at the time the pod was placed;
+	// another Node of the same name is not the one that committed. Written by
+	// the controller, and never after the commit.
+	// +optional
+	NodeUID types.UID `json:"nodeUID,omitempty"`
+	// startedAt is when the controller found, after the commit, that kubelet had
+	// seen every container run.
+	// +optional
+	StartedAt *metav1.MicroTime `json:"startedAt,omitempty"`
 	// The report; written by the target agent.
 	TargetReport `json:",inline"`
 }
@@ -61,6 +71,11 @@ type TargetReport struct {
 	// restoredAt is when the last container's processes ran.
 	// +optional
 	RestoredAt *metav1.MicroTime `json:"restoredAt,omitempty"`
+	// treeGoneAt is when the agent had seen that nothing is left on its node of
+	// a pod that ran there and whose object was deleted before the source was
+	// removed.
+	// +optional
+	TreeGoneAt *metav1.MicroTime `json:"treeGoneAt,omitempty"`
 	// failure is set when the target agent gives up.
 	// +optional
 	Failure *Failure `json:"failure,omitempty"`
