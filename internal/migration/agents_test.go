@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"godwit.dev/godwit/api/v1alpha1"
 )
 
@@ -84,6 +86,10 @@ func TestDecideTarget(t *testing.T) {
 	runs := func(o *TargetObservation) { o.Restored, o.TreeGone = true, false }
 	broken := func(o *TargetObservation) { o.RestoreFailed, o.TreeGone = true, false }
 	nothing := func(o *TargetObservation) { o.RestoreFailed, o.TreeGone = true, true }
+	begun := func(o *TargetObservation) { o.RestoreBegun = true }
+	there := func(o *TargetObservation) { o.TreeGone = false }
+	podGone := func(o *TargetObservation) { o.PodGone = true }
+	reportedGone := func(o *TargetObservation) { o.Report.TreeGoneAt = &metav1.MicroTime{} }
 	gaveUp := func(o *TargetObservation) { o.Report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonGateFailed} }
 	for name, tc := range map[string]struct {
 		o    TargetObservation
@@ -107,11 +113,13 @@ func TestDecideTarget(t *testing.T) {
 		"dumped, not parked":            {at(switching, v1alpha1.TargetReleased, dumped), TargetIdle},
 		"dumped":                        {at(switching, v1alpha1.TargetParked, parked, dumped), TargetCommit},
 		"dumped, parked too long":       {at(switching, v1alpha1.TargetParked, parked, dumped, expired), TargetGiveBack},
+		"dumped, Node was made anew":    {at(switching, v1alpha1.TargetParked, parked, dumped, func(o *TargetObservation) { o.NodeChanged = true }), TargetGiveBack},
 		"committed":                     {at(switching, v1alpha1.TargetParked, parked, dumped, commit), TargetRestore},
 		"restoring":                     {at(switching, v1alpha1.TargetRestoring, dumped, commit), TargetRestore},
 		"restored":                      {at(switching, v1alpha1.TargetRestoring, dumped, commit, runs), TargetReport},
 		"restored and reported":         {at(switching, v1alpha1.TargetRestored, dumped, commit, runs), TargetIdle},
-		"it ran and is gone":            {at(switching, v1alpha1.TargetRestored, dumped, commit, nothing), TargetIdle},
+		"it ran and is gone":            {at(switching, v1alpha1.TargetRestored, dumped, commit, nothing), TargetReportGone},
+		"its node restarted":            {at(switching, v1alpha1.TargetRestored, dumped, commit, there), TargetReportGone},
 		"restore failed":                {at(switching, v1alpha1.TargetRestoring, dumped, commit, broken), TargetDiscard},
 		"restore failed, nothing left":  {at(switching, v1alpha1.TargetRestoring, dumped, commit, nothing), TargetTakeBack},
 		"committed, torn phase":         {at(rolling, v1alpha1.TargetRestoring, dumped, commit), TargetRestore},
@@ -119,6 +127,13 @@ func TestDecideTarget(t *testing.T) {
 		"aborted":                       {at(rolling, v1alpha1.TargetParked, parked, dumped, abort), TargetClean},
 		"aborted, phase not yet":        {at(switching, v1alpha1.TargetParked, parked, dumped, abort), TargetClean},
 		"taken back":                    {at(switching, v1alpha1.TargetReverted, dumped, abort, nothing), TargetClean},
+		"aborted, it runs":              {at(rolling, v1alpha1.TargetRestored, dumped, abort, runs, begun), TargetDiscard},
+		"aborted, it is being restored": {at(rolling, v1alpha1.TargetRestoring, dumped, abort, begun, there), TargetDiscard},
+		"aborted, it was killed":        {at(rolling, v1alpha1.TargetRestored, dumped, abort, runs, begun, func(o *TargetObservation) { o.TreeGone = true }), TargetClean},
+		"ran, the pod is gone":          {at(switching, v1alpha1.TargetRestored, dumped, commit, runs, begun, podGone), TargetDiscard},
+		"ran, nothing is left":          {at(switching, v1alpha1.TargetRestored, dumped, commit, podGone), TargetReportGone},
+		"ran, reported":                 {at(switching, v1alpha1.TargetRestored, dumped, commit, podGone, reportedGone), TargetIdle},
+		"ran, source is being removed":  {at(completing, v1alpha1.TargetRestored, dumped, commit, runs, begun, podGone), TargetIdle},
 		"cleaned":                       {at(rolling, v1alpha1.TargetCleaned, abort), TargetIdle},
 		"ended before anything decided": {at(failed, v1alpha1.TargetGated, gate), TargetClean},
 	} {

@@ -76,6 +76,29 @@ var conditionRules = []struct {
 	{v1alpha1.ConditionComplete, complete},
 }
 
+// TargetLostCondition is the condition TargetLost for what was found: nil for
+// nothing wrong. It is absent until the target was lost once.
+func TargetLostCondition(m *v1alpha1.Migration, d Decision, now time.Time) *metav1.Condition {
+	old := meta.FindStatusCondition(m.Status.Conditions, v1alpha1.ConditionTargetLost)
+	c := &metav1.Condition{Type: v1alpha1.ConditionTargetLost, ObservedGeneration: m.Generation,
+		LastTransitionTime: metav1.NewTime(now.Truncate(time.Second))}
+	switch {
+	case d.Lost != nil:
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, d.Lost.Reason, d.Message
+	case old == nil:
+		return nil
+	case handover(m) == v1alpha1.HandoverCommitted && (m.Status.Resolution == nil || m.Status.Resolution.Outcome != v1alpha1.ResolutionAccepted):
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonTargetFound, "the target was heard of again"
+	default:
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1alpha1.ReasonTargetResolved, "it is decided which side goes on"
+	}
+	c.Message = Shorten(c.Message, maxConditionMessage)
+	if old != nil && old.Status == c.Status {
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	return c
+}
+
 func eligible(m *v1alpha1.Migration) (metav1.ConditionStatus, string, string) {
 	s := m.Status.Source
 	switch {

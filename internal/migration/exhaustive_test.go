@@ -115,11 +115,17 @@ func TestTargetRules(t *testing.T) {
 				bad("takes back a commit though the pod may run")
 			}
 		case TargetDiscard:
-			if o.Handover != committed || !o.RestoreFailed || o.Restored {
+			abortedTree := o.Handover == aborted && o.RestoreBegun && !o.TreeGone
+			noPod := o.Handover == committed && (o.PodGone || !o.Restored) && o.RestoreBegun && o.Phase == switching && o.Report.State == v1alpha1.TargetRestored
+			if !abortedTree && !noPod && (o.Handover != committed || !o.RestoreFailed || o.Restored) {
 				bad("discards what runs")
 			}
+		case TargetReportGone:
+			if o.Handover != committed || !o.PodGone && o.Restored || o.RestoreBegun && !o.TreeGone || o.Report.State != v1alpha1.TargetRestored {
+				bad("reports gone what may be there")
+			}
 		case TargetCommit:
-			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil {
+			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil || o.NodeChanged {
 				bad("commits to what is not there")
 			}
 		case TargetOpenGate:
@@ -130,8 +136,11 @@ func TestTargetRules(t *testing.T) {
 			if o.Handover == committed {
 				bad("cleans up what is being restored")
 			}
+			if o.Handover == aborted && o.RestoreBegun && !o.TreeGone {
+				bad("leaves behind what was restored")
+			}
 		case TargetGiveBack:
-			if o.Handover != "" || !o.ParkExpired {
+			if o.Handover != "" || !o.ParkExpired && !o.NodeChanged {
 				bad("fails a create that is needed")
 			}
 		case TargetIdle, TargetVerifyRound, TargetReport:
@@ -145,14 +154,14 @@ func TestTargetRules(t *testing.T) {
 				for _, state := range allTarget {
 					for _, digest := range []string{"", "d"} {
 						for _, verified := range []int32{1, 2} {
-							for _, flags := range combinations(7) {
+							for _, flags := range combinations(10) {
 								r := v1alpha1.TargetReport{State: state}
 								if flags[0] {
 									r.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonParkTimeout}
 								}
 								check(TargetObservation{Phase: phase, Handover: reg, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
 									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
-									TreeGone: flags[6], VerifiedRounds: verified})
+									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], VerifiedRounds: verified})
 							}
 						}
 					}
@@ -179,6 +188,24 @@ func TestControllerRules(t *testing.T) {
 							}
 						}
 						checkController(t, o)
+						if source != v1alpha1.SourceDumped && source != v1alpha1.SourceCleaned {
+							continue // after the commit only these two matter
+						}
+						for _, node := range []func(*Observation){func(*Observation) {}, nodeFine, nodeSilent, nodeDeleted, nodeAnew, outOfService} {
+							o := o
+							o.Migration = o.Migration.DeepCopy()
+							node(&o)
+							for _, request := range []v1alpha1.ResolveRequest{"", v1alpha1.ResolveSource, v1alpha1.ResolveTarget, v1alpha1.ResolveForceSource, v1alpha1.ResolveForceTarget} {
+								asked(request)(&o)
+								checkController(t, o)
+								if request == v1alpha1.ResolveSource && !o.Target.Exists {
+									o := o
+									o.Migration = o.Migration.DeepCopy()
+									treeGone(&o)
+									checkController(t, o)
+								}
+							}
+						}
 					}
 				}
 			}
@@ -207,6 +234,22 @@ func checkController(t *testing.T, o Observation) {
 		if handover(m) != "" || d.Phase != rolling || d.Failure == nil || Finished(m.Status.Phase) {
 			bad("aborts what is decided")
 		}
+	case Reclaim:
+		if handover(m) != committed || d.Phase != rolling || d.Failure == nil || Finished(m.Status.Phase) || m.Status.Phase == completing || !o.Source.Exists || o.Source.Deleting && d.Failure.Reason == v1alpha1.ReasonResolvedToSource {
+			bad("takes back what cannot be taken back")
+		}
+		proof := o.TargetNode.Known && (!o.TargetNode.Exists || o.TargetNode.OutOfService || o.TargetNode.UID != m.Status.Target.NodeUID)
+		ran := o.Target.Started || m.Status.Target.State == v1alpha1.TargetRestored
+		person := d.Resolution != nil && d.Resolution.Outcome == v1alpha1.ResolutionAccepted
+		switch {
+		case person && d.Resolution.Forced && d.Resolution.Request == v1alpha1.ResolveForceSource:
+		case person && d.Resolution.Request == v1alpha1.ResolveSource:
+			if !proof && (o.Target.Exists || m.Status.Target.TreeGoneAt == nil) {
+				bad("lets the pod run twice because somebody asked")
+			}
+		case person || !proof || ran:
+			bad("takes back without proof, or what has run")
+		}
 	case CreateTarget:
 		if handover(m) != "" || m.Status.Phase != preCopying || o.Target.Exists {
 			bad("creates a target that is not wanted")
@@ -228,6 +271,10 @@ func checkAdvance(m *v1alpha1.Migration, o Observation, d Decision, bad func(str
 		bad("leaves a final phase")
 	case d.Phase == m.Status.Phase:
 		bad("enters the phase it is in")
+	case d.Phase == completing && d.Resolution != nil && d.Resolution.Outcome == v1alpha1.ResolutionAccepted:
+		if handover(m) != committed || d.Resolution.Request != v1alpha1.ResolveForceTarget && (d.Resolution.Request != v1alpha1.ResolveTarget || !o.Target.Started) {
+			bad("gives the source up because somebody asked")
+		}
 	case d.Phase == completing && (handover(m) != committed || m.Status.Target.State != v1alpha1.TargetRestored || !o.Target.Started):
 		bad("completes without a confirmed target")
 	case d.Phase == switching && (handover(m) != "" || m.Status.Target.State != v1alpha1.TargetParked || m.Status.Source.State != v1alpha1.SourceConverged):

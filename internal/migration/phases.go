@@ -40,6 +40,11 @@ type Observation struct {
 	Source PodFacts
 	// Target is the pod named in status.target.
 	Target PodFacts
+	// TargetNode is the target's node; looked at after the commit only.
+	TargetNode TargetNode
+	// RequestedBy is the field manager that wrote the annotation
+	// godwit.dev/resolve, when there is one that was not answered.
+	RequestedBy string
 	// Conflict names another unfinished Migration of the same pod.
 	Conflict string
 	// Blocked says why the migration cannot begin: the pod or the nodes. Only
@@ -58,6 +63,10 @@ const (
 	// Abort: write phase RollingBack and handover Aborted in one write with a
 	// resourceVersion precondition. Losing the race means: look again.
 	Abort Action = "Abort"
+	// Reclaim: write phase RollingBack and handover Committed → Aborted in one
+	// write with a resourceVersion precondition: the target's node is known to be
+	// gone, or a person decided so. Losing the race means: look again.
+	Reclaim Action = "Reclaim"
 	// CreateTarget creates the target pod.
 	CreateTarget Action = "CreateTarget"
 	// DeleteSource deletes the source pod, UID as precondition.
@@ -69,12 +78,16 @@ const (
 // Decision is what the controller has to do, and what to tell the user.
 type Decision struct {
 	Action Action
-	// Phase to enter, with Advance and Abort.
+	// Phase to enter, with Advance, Abort and Reclaim.
 	Phase v1alpha1.MigrationPhase
-	// Failure to record, with Abort and on the way to Failed or Cancelled.
+	// Failure to record, with Abort, Reclaim and on the way to Failed or Cancelled.
 	Failure *v1alpha1.Failure
 	// Message for status.message.
 	Message string
+	// Lost: the target is lost, and nobody knows which side can go on.
+	Lost *Lost
+	// Resolution is the answer to a person's request; nil when there is none.
+	Resolution *v1alpha1.Resolution
 	// RequeueAfter is when a deadline has to be looked at again; 0 for never.
 	RequeueAfter time.Duration
 }
@@ -96,12 +109,25 @@ func CancelRequested(m *v1alpha1.Migration) bool {
 // Decide says what the controller has to do next. The same observation always
 // gives the same decision; every step may be repeated.
 func Decide(o Observation) Decision {
+	if !Unanswered(o.Migration) || Finished(o.Migration.Status.Phase) {
+		return decide(o)
+	}
+	r, accepted := answer(o)
+	if accepted != nil {
+		return *accepted
+	}
+	d := decide(o)
+	d.Resolution = r
+	return d
+}
+
+func decide(o Observation) Decision {
 	m := o.Migration
 	phase := m.Status.Phase
 	switch handover(m) {
 	case v1alpha1.HandoverCommitted:
-		// The register is write-once: nothing but the target agent can undo it,
-		// so neither cancel nor timeout is looked at any more.
+		// From here the source may go on only when nothing can run on the target:
+		// neither cancel nor timeout is looked at any more.
 		return decideCommitted(o)
 	case v1alpha1.HandoverAborted:
 		if Finished(phase) {
@@ -190,19 +216,18 @@ func decideCommitted(o Observation) Decision {
 		case m.Status.Source == nil || m.Status.Source.State != v1alpha1.SourceCleaned:
 			return Decision{Action: Wait, Message: "the pod runs on the target; the images are being removed"}
 		}
+		if r := m.Status.Resolution; r != nil && r.Outcome == v1alpha1.ResolutionAccepted && r.Forced {
+			return advance(v1alpha1.PhaseSucceeded, "the source was removed by force; whether the pod runs on "+m.Status.Target.NodeName+" was not looked at")
+		}
 		return advance(v1alpha1.PhaseSucceeded, "the pod runs on "+m.Status.Target.NodeName)
 	}
-	switch {
-	case t != nil && t.State == v1alpha1.TargetRestored && o.Target.Started:
+	// A target that was just lost is not confirmed: the frozen source may be all
+	// that is left of the pod.
+	if l := lost(o); l != nil {
+		return decideLost(o, l)
+	}
+	if t != nil && t.State == v1alpha1.TargetRestored && o.Target.Started {
 		return advance(v1alpha1.PhaseCompleting, "the pod runs on the target; removing the source pod")
-	case !o.Target.Exists && !o.Source.Exists:
-		// Both were deleted by someone who may: nothing is left to move.
-		return finish(&v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodGone, Message: "both pods were deleted after the commit"})
-	case !o.Target.Exists:
-		// Either its agent finds that it never restored, and takes the commit
-		// back; or it has run, and then nobody but a person can say whether
-		// what it did may be undone by letting the source go on.
-		return Decision{Action: Wait, Message: fmt.Sprintf("committed, but the target pod is gone: unless its agent takes the commit back, source pod %q stays frozen until it is deleted", m.Spec.PodName)}
 	}
 	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonSourceKilled {
 		return Decision{Action: Wait, Message: "committed: the target restores the pod; " + s.Failure.Message}
@@ -230,9 +255,12 @@ func decideRollback(o Observation) Decision {
 	return finish(f)
 }
 
-// rollbackFailure is the reason for a rollback: the recorded one, else the
-// register's.
+// rollbackFailure is the reason for a rollback: that the source turned out to be
+// lost, else the recorded one, else the register's.
 func rollbackFailure(m *v1alpha1.Migration) *v1alpha1.Failure {
+	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonProcessLost {
+		return s.Failure
+	}
 	f := m.Status.Failure
 	if f == nil {
 		h := m.Status.Handover

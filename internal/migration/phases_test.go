@@ -55,6 +55,31 @@ func register(s v1alpha1.HandoverState) func(*Observation) {
 	}
 }
 
+func nodeDeleted(o *Observation) { o.TargetNode = TargetNode{Known: true} }
+func nodeAnew(o *Observation) {
+	recordNode(o)
+	o.TargetNode = TargetNode{Known: true, Exists: true, UID: "other"}
+}
+func outOfService(o *Observation) {
+	recordNode(o)
+	o.TargetNode = TargetNode{Known: true, Exists: true, UID: "node", OutOfService: true}
+}
+func nodeFine(o *Observation) {
+	recordNode(o)
+	o.TargetNode = TargetNode{Known: true, Exists: true, UID: "node"}
+}
+func nodeSilent(o *Observation) {
+	recordNode(o)
+	o.TargetNode = TargetNode{Known: true, Exists: true, UID: "node", NotReady: "NodeStatusUnknown", NotReadySince: testNow.Add(-time.Minute)}
+}
+func recordNode(o *Observation) { o.Migration.Status.Target.NodeUID = "node" }
+func processLost(o *Observation) {
+	o.Migration.Status.Source.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonProcessLost, Message: "gone"}
+}
+func treeGone(o *Observation) {
+	at := metav1.NewMicroTime(testNow)
+	o.Migration.Status.Target.TreeGoneAt = &at
+}
 func targetStarted(o *Observation)  { o.Target.Started, o.Target.Phase = true, corev1.PodRunning }
 func sourceGone(o *Observation)     { o.Source = PodFacts{} }
 func targetGone(o *Observation)     { o.Target = PodFacts{} }
@@ -117,7 +142,21 @@ func TestDecide(t *testing.T) {
 		"images are there":        {observed(completing, sourceState(v1alpha1.SourceKilled), withTarget(v1alpha1.TargetRestored, 2), register(committed), sourceGone), Wait, "", "", "images"},
 		"all done":                {observed(completing, sourceState(v1alpha1.SourceCleaned), withTarget(v1alpha1.TargetRestored, 2), register(committed), sourceGone), Advance, succeeded, "", "n2"},
 		"succeeded":               {observed(succeeded, register(committed)), Wait, "", "", ""},
-		"target gone after all":   {observed(switching, withTarget(v1alpha1.TargetRestored, 2), register(committed), targetGone), Wait, "", "", "stays frozen until it is deleted"},
+		"target gone after all":   {observed(switching, withTarget(v1alpha1.TargetRestored, 2), register(committed), targetGone), Wait, "", "", "a person must choose"},
+		"target gone, not run":    {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), targetGone), Wait, "", "", "takes the commit back when it finds that it restored nothing"},
+		"target's node silent":    {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), nodeSilent), Wait, "", "", "node n2 is not Ready since 2030-01-01T11:59:00Z (NodeStatusUnknown)"},
+		"node silent, had run":    {observed(switching, withTarget(v1alpha1.TargetRestored, 2), register(committed), targetStarted, nodeSilent), Wait, "", "", "a person must choose"},
+		"node deleted":            {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), nodeDeleted), Reclaim, rolling, v1alpha1.ReasonTargetNodeLost, "Node n2 was deleted"},
+		"node made anew":          {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), nodeAnew), Reclaim, rolling, v1alpha1.ReasonTargetNodeLost, "made anew"},
+		"node out of service":     {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), outOfService), Reclaim, rolling, v1alpha1.ReasonTargetNodeLost, "out-of-service"},
+		"node gone, pod gone":     {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), nodeDeleted, targetGone), Reclaim, rolling, v1alpha1.ReasonTargetNodeLost, "target pod redis-m is gone"},
+		"node gone, it had run":   {observed(switching, withTarget(v1alpha1.TargetRestored, 2), register(committed), nodeDeleted), Wait, "", "", "a person must choose"},
+		"node gone, was started":  {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), targetStarted, outOfService), Wait, "", "", "a person must choose"},
+		"node gone, no source":    {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), nodeDeleted, sourceGone), Wait, "", "", "target is lost"},
+		"node gone, completing":   {observed(completing, withTarget(v1alpha1.TargetRestored, 2), register(committed), nodeDeleted), DeleteSource, "", "", ""},
+		"node gone, no commit":    {observed(switching, sourceState(v1alpha1.SourceDumped), withTarget(v1alpha1.TargetParked, 2), nodeDeleted), Wait, "", "", "verifies"},
+		"process lost":            {observed(rolling, sourceState(v1alpha1.SourceCleaned), register(aborted), failedWith(v1alpha1.ReasonTargetNodeLost), processLost), Advance, failed, v1alpha1.ReasonProcessLost, ""},
+		"process lost, cancelled": {observed(rolling, sourceState(v1alpha1.SourceCleaned), register(aborted), failedWith(v1alpha1.ReasonCancelled), processLost), Advance, failed, v1alpha1.ReasonProcessLost, ""},
 		"both gone":               {observed(switching, withTarget(v1alpha1.TargetRestored, 2), register(committed), targetGone, sourceGone), Advance, failed, v1alpha1.ReasonTargetPodGone, ""},
 		"and stays so":            {observed(failed, withTarget(v1alpha1.TargetRestored, 2), register(committed), targetGone, sourceGone), Wait, "", "", ""},
 		"commit beats cancel":     {observed(switching, withTarget(v1alpha1.TargetRestoring, 2), register(committed), cancelled), Wait, "", "", "restores"},

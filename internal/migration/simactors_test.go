@@ -57,7 +57,18 @@ func (w *world) controller() *actor {
 		if Finished(m.Status.Phase) {
 			return nil
 		}
+		if m.Annotations[v1alpha1.AnnotationResolve] != "" && !Unanswered(m) {
+			return []func(){func() {
+				if version == len(w.versions)-1 {
+					w.annotate(v1alpha1.AnnotationResolve, "")
+					a.wrote(w)
+				}
+			}}
+		}
 		o := Observation{Now: w.now, Migration: m, Source: w.source.facts("", "n1"), Target: w.target.facts(recordedTarget(m), "n2")}
+		if handover(m) == v1alpha1.HandoverCommitted {
+			o.TargetNode = w.node
+		}
 		d := w.deciders.controller(o)
 		w.log("controller at v%d: %s %s %s", version, d.Action, d.Phase, d.Message)
 		var steps []func()
@@ -84,7 +95,7 @@ func (w *world) controller() *actor {
 			})
 		}
 		return append(steps, func() {
-			if w.write(version, func(s *v1alpha1.MigrationStatus) { w.project(s, d) }) {
+			if w.write(version, func(s *v1alpha1.MigrationStatus) { w.project(s, d, m.Annotations[v1alpha1.AnnotationResolve] == "") }) {
 				a.wrote(w)
 			}
 		})
@@ -100,7 +111,13 @@ func recordedTarget(m *v1alpha1.Migration) types.UID {
 }
 
 // project is what the controller stores.
-func (w *world) project(s *v1alpha1.MigrationStatus, d Decision) {
+func (w *world) project(s *v1alpha1.MigrationStatus, d Decision, noRequest bool) {
+	switch {
+	case d.Resolution != nil:
+		s.Resolution = d.Resolution
+	case s.Resolution != nil && noRequest:
+		s.Resolution.Closed = true
+	}
 	if s.Source == nil {
 		s.Source = &v1alpha1.SourceStatus{PodRef: v1alpha1.PodRef{PodUID: w.source.uid, NodeName: "n1"}}
 	}
@@ -111,6 +128,12 @@ func (w *world) project(s *v1alpha1.MigrationStatus, d Decision) {
 		if s.Target.PodUID == "" {
 			s.Target.PodRef = v1alpha1.PodRef{PodUID: w.target.uid, NodeName: "n2"}
 		}
+		if s.Target.NodeUID == "" && s.Handover == nil && w.node.Exists {
+			s.Target.NodeUID = w.node.UID
+		}
+		if w.target.started && s.Target.StartedAt == nil {
+			s.Target.StartedAt = &metav1.MicroTime{Time: w.now}
+		}
 	}
 	if d.Failure != nil {
 		s.Failure = d.Failure
@@ -118,7 +141,7 @@ func (w *world) project(s *v1alpha1.MigrationStatus, d Decision) {
 	if d.Phase != "" {
 		s.Phase = d.Phase
 	}
-	if d.Action == Abort {
+	if d.Action == Abort || d.Action == Reclaim {
 		s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "controller", Reason: d.Failure.Reason}
 	}
 }
@@ -220,6 +243,12 @@ func (w *world) targetAgent() *actor {
 					s.Target.State = v
 				}
 			})
+			if v == v1alpha1.TargetRestored && handover(w.latest()) == v1alpha1.HandoverCommitted {
+				w.ran = true
+			}
+			if v == v1alpha1.TargetCleaned && w.targetMayRun() {
+				w.violated("the target is called clean, and something may run there")
+			}
 			a.wrote(w)
 		}
 	}
@@ -235,6 +264,7 @@ func (w *world) targetAgent() *actor {
 		o := TargetObservation{Phase: m.Status.Phase, Handover: handover(m), SourceState: s.State, SourceRounds: rounds(SourceObservation{Report: s.SourceReport}),
 			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
 			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: w.tree == noRestore || w.tree == allCleaned,
+			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun(), PodGone: !w.target.exists || t.PodUID != w.target.uid,
 			VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
@@ -275,9 +305,14 @@ func (w *world) targetAgent() *actor {
 			return []func(){func() { w.startRestore() }}
 		case TargetDiscard:
 			return []func(){func() {
-				if w.tree == leftovers {
+				if w.tree == leftovers || w.tree == restored {
 					w.tree = allCleaned
 				}
+			}}
+		case TargetReportGone:
+			return []func(){func() {
+				w.write(-1, func(s *v1alpha1.MigrationStatus) { s.Target.TreeGoneAt = &metav1.MicroTime{Time: w.now} })
+				a.wrote(w)
 			}}
 		case TargetTakeBack:
 			return []func(){func() {

@@ -18,6 +18,9 @@ func (w *world) nature(faults bool) {
 	switch w.pick(8) {
 	case 0, 1: // the target's kubelet
 		switch {
+		case w.off && w.target.exists && (!w.node.Exists || w.node.OutOfService && w.target.deleting):
+			w.target = simPod{uid: w.target.uid} // the pod garbage collector
+		case w.off || w.cut:
 		case w.target.deleting:
 			// A tree that runs in the pod goes with it.
 			w.target.exists, w.target.deleting, w.gate, w.gateOpened, w.parked = false, false, false, false, false
@@ -40,7 +43,7 @@ func (w *world) nature(faults bool) {
 			w.source.exists = false
 		}
 	case 3: // the runtime wrapper
-		if w.tree == restoring {
+		if !w.off && w.tree == restoring {
 			w.tree = restored
 			if faults && w.pick(3) == 0 {
 				w.tree = leftovers
@@ -50,6 +53,12 @@ func (w *world) nature(faults bool) {
 		w.now = w.now.Add(time.Second)
 		if faults && w.pick(20) == 0 {
 			w.now = w.now.Add(40 * time.Second)
+		}
+	case 6: // the target's machine and those who look after it
+		w.machine(faults)
+	case 7: // a person who chooses
+		if m := w.latest(); faults && handover(m) != "" && w.pick(6) == 0 && m.Annotations[v1alpha1.AnnotationResolve] == "" {
+			w.choose([]v1alpha1.ResolveRequest{v1alpha1.ResolveSource, v1alpha1.ResolveTarget}[w.pick(2)])
 		}
 	case 5: // a user, now and then
 		if !faults || w.pick(60) > 0 {
@@ -68,6 +77,42 @@ func (w *world) nature(faults bool) {
 	w.check()
 }
 
+func (w *world) choose(r v1alpha1.ResolveRequest) {
+	w.log("a person asks for %s", r)
+	w.forced = w.forced || r == v1alpha1.ResolveForceSource
+	w.annotate(v1alpha1.AnnotationResolve, string(r))
+}
+
+// machine fails, is cut off, is given up by whoever knows that it is off, and
+// comes back. Without faults whatever is wrong with it ends in one of the ways.
+func (w *world) machine(faults bool) {
+	if faults && w.pick(8) > 0 {
+		return
+	}
+	switch {
+	case !w.off && !w.cut && faults:
+		if w.pick(2) == 0 {
+			w.log("the target's machine fails")
+			w.machineFails()
+		} else {
+			w.log("the target's machine is cut off")
+			w.cut, w.node.NotReady = true, "NodeStatusUnknown"
+		}
+	case w.cut && faults && w.pick(4) == 0:
+		w.choose(v1alpha1.ResolveForceSource)
+	case w.cut:
+		w.log("the target's machine is connected again")
+		w.machineReturns()
+	case w.off && w.node.Exists && !w.node.OutOfService && w.pick(3) > 0:
+		w.log("the target's machine is known to be off")
+		w.node.OutOfService = w.pick(2) == 0
+		w.node.Exists = w.node.OutOfService
+	case w.off && w.pick(6) == 0:
+		w.log("the target's machine starts")
+		w.machineReturns()
+	}
+}
+
 // simulate lets everything happen in an order that pick chooses, then lets it
 // come to rest. It returns the violations, with what led to the first.
 func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []string, end v1alpha1.MigrationPhase) {
@@ -84,6 +129,10 @@ func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []
 			case faults && pick(15) == 0:
 				w.log("%s crashes with %d steps left", actors[i].name, len(actors[i].plan))
 				actors[i].crash()
+			case actors[i].name == "target" && w.off:
+				actors[i].crash()
+			case actors[i].name == "target" && w.cut:
+				// It cannot read or write.
 			default:
 				actors[i].step(w)
 			}
@@ -92,8 +141,15 @@ func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []
 	run(steps, true)
 	run(3000, false)
 	if len(w.broken) == 0 && w.undecidable() {
-		w.log("a user deletes the source pod")
-		w.source.deleting, w.sourceDeleted = true, true
+		w.log("a user deletes the target pod")
+		w.target.deleting, w.targetDeleted = w.target.exists, true
+		run(3000, false)
+		if pick(2) == 0 {
+			w.choose(v1alpha1.ResolveSource)
+		} else {
+			w.log("a user deletes the source pod")
+			w.source.deleting, w.sourceDeleted = true, true
+		}
 		run(3000, false)
 	}
 	if len(w.broken) == 0 {
@@ -201,6 +257,63 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 				return Decide(o)
 			}
 		},
+		"controller takes silence for proof": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if o.TargetNode.NotReady != "" {
+					o.TargetNode.OutOfService = true
+				}
+				return Decide(o)
+			}
+		},
+		"controller takes back what has run": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				v := Decide(o)
+				if v.Lost != nil && v.Lost.NodeGone {
+					return Decision{Action: Reclaim, Phase: v1alpha1.PhaseRollingBack, Failure: &v1alpha1.Failure{Reason: v1alpha1.ReasonTargetNodeLost}}
+				}
+				return v
+			}
+		},
+		"controller ignores that the node is gone": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != Reclaim {
+					return v
+				}
+				return Decision{Action: Wait}
+			}
+		},
+		"whoever asks for the source gets it": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if o.Migration.Annotations[v1alpha1.AnnotationResolve] == string(v1alpha1.ResolveSource) && handover(o.Migration) == v1alpha1.HandoverCommitted {
+					o.Migration = o.Migration.DeepCopy()
+					o.Migration.Annotations[v1alpha1.AnnotationResolve] = string(v1alpha1.ResolveForceSource)
+				}
+				return Decide(o)
+			}
+		},
+		"whoever asks for the target gets it": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if o.Migration.Annotations[v1alpha1.AnnotationResolve] == string(v1alpha1.ResolveTarget) && handover(o.Migration) == v1alpha1.HandoverCommitted {
+					o.Migration = o.Migration.DeepCopy()
+					o.Migration.Annotations[v1alpha1.AnnotationResolve] = string(v1alpha1.ResolveForceTarget)
+				}
+				return Decide(o)
+			}
+		},
+		"target cleans up around what runs": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if a := DecideTarget(o); a != TargetDiscard || o.Handover != v1alpha1.HandoverAborted {
+					return a
+				}
+				return TargetClean
+			}
+		},
+		"target commits under another Node": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				o.NodeChanged = false
+				return DecideTarget(o)
+			}
+		},
 		"controller forgets the target pod": func(d *deciders) {
 			d.controller = func(o Observation) Decision {
 				if v := Decide(o); v.Action != DeleteTarget {
@@ -213,12 +326,12 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := realDeciders
 			broken(&d)
-			for seed := range uint64(500) {
-				if violations, _, _ := simulate(seeded(seed), d, 400); len(violations) > 0 {
+			for seed := range uint64(1000) {
+				if violations, _, _ := simulate(seeded(seed), d, 300+int(seed%4)*100); len(violations) > 0 {
 					return
 				}
 			}
-			t.Error("not noticed in 500 runs")
+			t.Error("not noticed in 1000 runs")
 		})
 	}
 }

@@ -66,6 +66,14 @@ type world struct {
 	tree                     restore
 	// A person deleted the target, or in the end the source.
 	targetDeleted, sourceDeleted bool
+	// The target's machine: on, cut off from everybody else, and its Node object.
+	// Nobody says of a machine that is on that it is off: that is the contract of
+	// the taint, and of deleting a Node.
+	off, cut bool
+	node     TargetNode
+	nodes    int
+	ran      bool // the target's copy ran, and said so under its commit
+	forced   bool // a person let the source go on whatever the target does
 	// imagesGone: the source agent removed the image set.
 	imagesGone bool
 
@@ -94,6 +102,7 @@ func newWorld(pick func(n int) int, d deciders) *world {
 	m.Spec.PreCopy.MaxRounds = &rounds
 	return &world{
 		pick: pick, now: simStart, versions: []*v1alpha1.Migration{m}, deciders: d,
+		node:   TargetNode{Known: true, Exists: true, UID: "node-0"},
 		source: simPod{uid: "source", exists: true, started: true}, sourceTasks: running,
 	}
 }
@@ -131,6 +140,8 @@ func legalRegister(from, to *v1alpha1.Handover) string {
 		return "final"
 	case to.State != v1alpha1.HandoverAborted:
 		return "only taken back"
+	case to.By == "controller" && to.Reason != v1alpha1.ReasonTargetNodeLost && to.Reason != v1alpha1.ReasonResolvedToSource:
+		return "not by the controller"
 	}
 	return ""
 }
@@ -149,8 +160,11 @@ func (w *world) targetMayRun() bool {
 
 // check looks at the invariants.
 func (w *world) check() {
-	if w.sourceTasks == running && w.targetMayRun() {
+	if w.sourceTasks == running && w.targetMayRun() && !w.forced {
 		w.violated("both sides run")
+	}
+	if w.sourceTasks == running && w.ran && !choseSource(w.latest()) {
+		w.violated("the source goes on, and what the target did since is undone")
 	}
 	// The image set keeps the pod alive from its completion to the restore.
 	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned
@@ -162,11 +176,53 @@ func (w *world) check() {
 	}
 }
 
-// undecidable says that the target was deleted after the commit and after it
-// had run. The source stays frozen then, until a person deletes it too.
+// undecidable says that a person has to choose: the target has run, and it or
+// its node is lost. The source stays frozen until then.
 func (w *world) undecidable() bool {
-	return handover(w.latest()) == v1alpha1.HandoverCommitted && w.targetDeleted && !w.target.exists &&
-		w.sourceTasks == frozen && !Finished(w.latest().Status.Phase)
+	m := w.latest()
+	return handover(m) == v1alpha1.HandoverCommitted && w.sourceTasks == frozen && m.Status.Phase == v1alpha1.PhaseSwitchingOver && !w.targetMayRun()
+}
+
+func choseSource(m *v1alpha1.Migration) bool {
+	r := m.Status.Resolution
+	return r != nil && r.Outcome == v1alpha1.ResolutionAccepted && (r.Request == v1alpha1.ResolveSource || r.Request == v1alpha1.ResolveForceSource)
+}
+
+// annotate is a person's or the controller's write of an annotation.
+func (w *world) annotate(key, value string) {
+	m := w.latest().DeepCopy()
+	if m.Annotations == nil {
+		m.Annotations = map[string]string{}
+	}
+	m.Annotations[key] = value
+	if value == "" {
+		delete(m.Annotations, key)
+	}
+	w.versions = append(w.versions, m)
+}
+
+// machineFails takes everything with it that is not on a disk.
+func (w *world) machineFails() {
+	w.off, w.gate, w.parked = true, false, false
+	w.node.NotReady = "NodeStatusUnknown"
+	// What kubelet has seen to run may be confirmed by now: then it was the only
+	// copy, and nobody can help that.
+	w.targetDeleted = w.targetDeleted || w.target.started
+	switch {
+	case w.tree == restored && w.ran:
+		w.tree = allCleaned
+	case w.targetMayRun():
+		w.tree = noRestore
+	}
+}
+
+// machineReturns, under a new Node object when the old one was deleted.
+func (w *world) machineReturns() {
+	if !w.node.Exists {
+		w.nodes++
+	}
+	w.off, w.cut = false, false
+	w.node = TargetNode{Known: true, Exists: true, UID: types.UID(fmt.Sprint("node-", w.nodes))}
 }
 
 // checkEnd looks at what is left when all is quiet.

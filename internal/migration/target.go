@@ -24,8 +24,17 @@ type TargetObservation struct {
 	// Restored: the node shows every container restored. RestoreFailed: a
 	// restore has ended without success, or can no longer succeed.
 	Restored, RestoreFailed bool
+	// RestoreBegun: a create of the pod was, or may have been, told to restore
+	// on this node.
+	RestoreBegun bool
 	// TreeGone: nothing of the restored tree is left on this node (seen, not assumed).
 	TreeGone bool
+	// PodGone: the target pod object (by UID) no longer exists.
+	PodGone bool
+	// NodeChanged: this node's Node object is not the one that the target pod was
+	// placed on. Under the old one's UID nothing may be committed: whoever sees
+	// the new one takes it for proof that the committed target is gone.
+	NodeChanged bool
 	// Verified rounds so far.
 	VerifiedRounds int32
 }
@@ -42,33 +51,49 @@ const (
 	TargetOpenGate TargetAction = "OpenGate"
 	// TargetReport: only publish what changed (gated, parked).
 	TargetReport TargetAction = "Report"
-	// TargetGiveBack: fail the parked creates and report ParkTimeout.
+	// TargetGiveBack: fail the parked creates and report ParkTimeout, or
+	// TargetNodeLost when the Node has changed.
 	TargetGiveBack TargetAction = "GiveBack"
 	// TargetCommit: verify the image set against the digest, write Committed.
 	TargetCommit TargetAction = "Commit"
 	// TargetRestore: let the parked creates restore, report Restoring, then Restored.
 	TargetRestore TargetAction = "Restore"
-	// TargetDiscard: remove what a failed restore left, prove that it is gone.
+	// TargetDiscard: remove what was restored, or what a failed restore left, and
+	// prove that it is gone.
 	TargetDiscard TargetAction = "Discard"
 	// TargetTakeBack: write Committed → Aborted. Only after TreeGone.
 	TargetTakeBack TargetAction = "TakeBack"
+	// TargetReportGone: publish that nothing is left of a pod that ran here.
+	TargetReportGone TargetAction = "ReportGone"
 	// TargetClean: fail what is parked, remove all traces on the node, report Cleaned.
 	TargetClean TargetAction = "Clean"
 )
 
 // DecideTarget says what the target agent has to do next. It restores only
 // under a committed register, and takes a commit back only when nothing of the
-// restored tree is left.
+// restored tree is left. Under an aborted one the source may run: whatever was
+// restored is killed before anything else, and no matter how well it does.
 func DecideTarget(o TargetObservation) TargetAction {
 	state := o.Report.State
 	if o.Handover == v1alpha1.HandoverAborted || o.Handover == "" && (o.Phase == v1alpha1.PhaseRollingBack || Finished(o.Phase)) {
-		if state == v1alpha1.TargetCleaned {
+		switch {
+		case state == v1alpha1.TargetCleaned:
 			return TargetIdle
+		case o.Handover == v1alpha1.HandoverAborted && o.RestoreBegun && !o.TreeGone:
+			return TargetDiscard
 		}
 		return TargetClean
 	}
 	if o.Handover == v1alpha1.HandoverCommitted {
 		switch {
+		case state == v1alpha1.TargetRestored && (o.PodGone || !o.Restored) && o.Phase == v1alpha1.PhaseSwitchingOver && o.Report.TreeGoneAt == nil:
+			// It ran, and before the source was removed its object was deleted, or
+			// the node restarted: a person has to choose, and wants to know whether
+			// anything is left.
+			if o.RestoreBegun && !o.TreeGone {
+				return TargetDiscard
+			}
+			return TargetReportGone
 		case state == v1alpha1.TargetRestored, state == v1alpha1.TargetCleaned:
 			return TargetIdle
 		case o.Restored:
@@ -91,7 +116,7 @@ func DecideTarget(o TargetObservation) TargetAction {
 	}
 	armed := o.Phase == v1alpha1.PhaseSwitchingOver
 	switch {
-	case o.ParkExpired:
+	case o.ParkExpired, o.NodeChanged:
 		return TargetGiveBack
 	case armed && o.ManifestDigest != "" && o.SourceState == v1alpha1.SourceDumped && o.Parked:
 		return TargetCommit
