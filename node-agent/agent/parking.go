@@ -14,6 +14,7 @@ import (
 	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
@@ -130,17 +131,34 @@ func (p *parking) verdict(ctx context.Context, req wire.Request) wire.Reply {
 	switch {
 	case err != nil:
 		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
-	case m == nil, p.agent.consumed(req.PodUID, req.ContainerName):
+	case m == nil:
+		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+	}
+	consumed := p.agent.consumed(req.PodUID, req.ContainerName)
+	if consumed && m.Status.Phase != v1alpha1.PhaseSucceeded && m.Status.Phase != v1alpha1.PhaseCompleting {
+		// It ran here, but the source is not out of the game: a cache that is
+		// behind must not start a second copy.
+		if err := p.agent.Live.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
+			return failReply(v1alpha1.ReasonAgentError, "cannot tell which side owns the pod: "+err.Error())
+		}
+	}
+	if h := m.Status.Handover; h != nil && h.State == v1alpha1.HandoverAborted {
+		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("the source keeps the pod of migration %s/%s; this one is being removed", m.Namespace, m.Name))
+	}
+	if consumed {
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
 	}
 	t := m.Status.Target
 	switch {
+	case t.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver:
+		// It ran, and its mark went with a restart of the node. What is frozen on
+		// the source is all that is left; a fresh start here would cost it that.
+		return failReply(v1alpha1.ReasonProcessLost, fmt.Sprintf("what migration %s/%s had restored was lost with a restart of the node; see the migration", m.Namespace, m.Name))
 	case m.Status.Phase == v1alpha1.PhaseSucceeded, m.Status.Phase == v1alpha1.PhaseCompleting,
 		t.State == v1alpha1.TargetRestored:
 		// Restored before; this is a restart like any other.
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
-	case m.Status.Handover != nil && m.Status.Handover.State == v1alpha1.HandoverAborted,
-		m.Status.Phase == v1alpha1.PhaseRollingBack, migration.Finished(m.Status.Phase), t.Failure != nil:
+	case m.Status.Phase == v1alpha1.PhaseRollingBack, migration.Finished(m.Status.Phase), t.Failure != nil:
 		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("migration %s/%s was rolled back; this pod is being removed", m.Namespace, m.Name))
 	}
 	return wire.Reply{Version: wire.Version, Verdict: wire.Park}

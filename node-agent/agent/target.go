@@ -11,6 +11,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
@@ -24,6 +26,10 @@ type targetSession struct {
 	// report is ahead of the cache, as on the source.
 	report v1alpha1.TargetReport
 	loaded bool
+	// nodeUID of this node's Node object, as of when the session began.
+	nodeUID types.UID
+	// since is when the session began.
+	since time.Time
 	// committed: this session's own commit was accepted; the cache may not show
 	// it yet.
 	committed bool
@@ -58,7 +64,13 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		if live.Status.Target != nil {
 			t.report = live.Status.Target.TargetReport
 		}
-		t.loaded = true
+		// Once: a machine that comes back under another Node has restarted its
+		// agent as well.
+		var node corev1.Node
+		if err := t.Live.Get(ctx, client.ObjectKey{Name: t.NodeName}, &node); err != nil {
+			return never, false, fmt.Errorf("read the Node: %w", err)
+		}
+		t.loaded, t.since, t.nodeUID = true, t.Now(), node.UID
 	}
 	t.podUID = string(m.Status.Target.PodUID)
 	t.see(m)
@@ -103,7 +115,9 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 		Phase: m.Status.Phase, Report: t.report,
 		VerifiedRounds: t.report.VerifiedRounds,
 		GateRunning:    gateID(pod) != "",
-		TreeGone:       t.treeGone,
+		TreeGone:       t.provedGone(m.Status.Handover),
+		PodGone:        pod == nil,
+		NodeChanged:    m.Status.Target.NodeUID != "" && m.Status.Target.NodeUID != t.nodeUID,
 		RestoreFailed:  t.restoreFailed,
 	}
 	if h := m.Status.Handover; h != nil {
@@ -120,6 +134,7 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 	o.Parked, o.Restored = len(t.containers) > 0, len(t.containers) > 0
 	for _, name := range t.containers {
 		restored := t.consumed(t.podUID, name)
+		o.RestoreBegun = o.RestoreBegun || t.restoreBegun(name)
 		o.Restored = o.Restored && restored
 		l := t.parking.lot(t.podUID, name)
 		if l == nil {
@@ -170,6 +185,11 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	case migration.TargetReport:
 		return now, t.reportSeen(ctx, m, pod)
 	case migration.TargetGiveBack:
+		if o := t.observe(m, pod); o.NodeChanged {
+			t.giveBack(v1alpha1.ReasonTargetNodeLost, "the Node was made anew")
+			return now, t.fail(ctx, m, v1alpha1.ReasonTargetNodeLost,
+				fmt.Errorf("Node %s was deleted and made anew after the target pod was placed on it; try again", t.NodeName))
+		}
 		t.giveBack(v1alpha1.ReasonParkTimeout, "parked too long")
 		return now, t.fail(ctx, m, v1alpha1.ReasonParkTimeout,
 			fmt.Errorf("the source was not ready within %s of the target; it goes on, try again", t.Timeouts.Park))
@@ -178,7 +198,9 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	case migration.TargetRestore:
 		return t.restore(ctx, m)
 	case migration.TargetDiscard:
-		return t.discard(ctx)
+		return t.discard(ctx, m)
+	case migration.TargetReportGone:
+		return now, t.reportGone(ctx)
 	case migration.TargetTakeBack:
 		return now, t.revert(ctx, m)
 	case migration.TargetClean:

@@ -256,13 +256,16 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 	return nil
 }
 
-// discard removes what a failed restore left and proves that it is gone. While
-// another container's restore still runs it waits for that one's end.
-func (t *targetSession) discard(ctx context.Context) (again, error) {
+// discard removes what was restored, or what a failed restore left, and proves
+// that it is gone. While a restore still runs it waits for its end.
+func (t *targetSession) discard(ctx context.Context, m *v1alpha1.Migration) (again, error) {
 	var msgs []string
 	for _, name := range t.containers {
 		l := t.parking.lot(t.podUID, name)
 		if l == nil {
+			if left := t.restoreEnds(name); left > 0 {
+				return again(left), nil
+			}
 			continue
 		}
 		_, told, gone, res := l.state()
@@ -273,7 +276,13 @@ func (t *targetSession) discard(ctx context.Context) (again, error) {
 			msgs = append(msgs, name+": "+res.Error)
 		}
 	}
+	if gone, err := t.killRestored(ctx); err != nil || !gone {
+		return again(killInterval), err
+	}
 	for _, name := range t.containers {
+		if !t.restoreBegun(name) || t.consumed(t.podUID, name) {
+			continue // nothing was begun since the node started, or it was just killed
+		}
 		id := t.container(name).ContainerID
 		if l := t.parking.lot(t.podUID, name); l != nil {
 			id = l.req.ContainerID
@@ -290,6 +299,11 @@ func (t *targetSession) discard(ctx context.Context) (again, error) {
 			t.parking.drop(l)
 		}
 	}
+	t.treeGone = true
+	if h := m.Status.Handover; h != nil && h.State == v1alpha1.HandoverAborted || t.report.State == v1alpha1.TargetRestored {
+		return now, nil // it is not for a failure that it was removed
+	}
+	t.restoreFailed = true
 	if t.report.Failure == nil {
 		msg := "the restore ended without a word; see restore.log in the agent's work directory"
 		if len(msgs) > 0 {
@@ -297,7 +311,6 @@ func (t *targetSession) discard(ctx context.Context) (again, error) {
 		}
 		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: msg}
 	}
-	t.restoreFailed, t.treeGone = true, true
 	return now, nil
 }
 

@@ -1,0 +1,83 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/node-agent/runtime"
+)
+
+// killInterval is when to look again whether killed containers are gone:
+// containerd tells of an exit only those who wait for it.
+const killInterval = 200 * time.Millisecond
+
+// restoreBegun says whether the container's create was told to restore since
+// the node has started: the work directory, made right before, and the mark,
+// made right after, are in memory and go with it. So does every process.
+func (t *targetSession) restoreBegun(name string) bool {
+	if t.consumed(t.podUID, name) {
+		return true
+	}
+	if l := t.parking.lot(t.podUID, name); l != nil {
+		if _, told, _, _ := l.state(); told {
+			return true
+		}
+	}
+	_, err := os.Stat(filepath.Join(t.RunDir, "work", string(t.uid), name, "restore"))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// restoreEnds is how long a restore may still run that an agent before this one
+// has told: nobody here would hear of its end.
+func (t *targetSession) restoreEnds(name string) time.Duration {
+	if t.parking.lot(t.podUID, name) != nil || !t.restoreBegun(name) || t.consumed(t.podUID, name) {
+		return 0
+	}
+	return t.Timeouts.Restore - t.Now().Sub(t.since)
+}
+
+// killRestored ends containers that were restored, and says whether none of
+// them runs. They are containerd's like any others, so it is containerd who
+// knows them. kubelet may try to start them again until their pod is gone; the
+// wrapper fails that under an aborted register.
+func (t *targetSession) killRestored(ctx context.Context) (gone bool, err error) {
+	cs, err := t.Node.Finder.Containers(ctx, t.podUID)
+	if errors.Is(err, runtime.ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("find what was restored: %w", err)
+	}
+	gone = true
+	for _, c := range cs {
+		if !t.consumed(t.podUID, c.Name) {
+			continue // a restore that failed: that is discarded
+		}
+		gone = false
+		if err := t.Node.Killer.Kill(ctx, c); err != nil {
+			return false, fmt.Errorf("kill what was restored of %s: %w", c.Name, err)
+		}
+	}
+	return gone, nil
+}
+
+// reportGone publishes that nothing is left of the pod that ran here.
+func (t *targetSession) reportGone(ctx context.Context) error {
+	t.report.TreeGoneAt = microTime(t.Now())
+	return t.publish(ctx)
+}
+
+// provedGone says whether it is on record that nothing is left of the restored
+// tree: this very agent has taken the commit back.
+func (t *targetSession) provedGone(h *v1alpha1.Handover) bool {
+	return t.treeGone || t.report.State == v1alpha1.TargetReverted ||
+		h != nil && h.State == v1alpha1.HandoverAborted && h.By == string(roleTarget)+"/"+t.NodeName
+}
