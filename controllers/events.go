@@ -4,6 +4,8 @@
 package controllers
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,6 +56,10 @@ var (
 	targetReady        = event{corev1.EventTypeNormal, "TargetReady", "Park", theTarget}
 	handedOver         = event{corev1.EventTypeNormal, "HandedOver", "Commit", thePods}
 	handoverTakenBack  = event{corev1.EventTypeWarning, "HandoverTakenBack", "RollBack", thePods}
+	targetLost         = event{corev1.EventTypeWarning, "TargetLost", "AwaitTarget", theMigration | theSource}
+	targetFound        = event{corev1.EventTypeNormal, "TargetFound", "AwaitTarget", theMigration | theSource}
+	resolutionAccepted = event{corev1.EventTypeWarning, "ResolutionAccepted", "Resolve", everyone}
+	resolutionRefused  = event{corev1.EventTypeWarning, "ResolutionRefused", "Resolve", theMigration}
 )
 
 // maxNote is the longest note an event takes, in bytes.
@@ -96,11 +102,32 @@ func (r *MigrationReconciler) announce(before, after *v1alpha1.Migration) {
 	if becameTrue(after, before, v1alpha1.ConditionHandedOver) {
 		say(handoverTakenBack, meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ConditionHandedOver).Message)
 	}
+	if becameTrue(before, after, v1alpha1.ConditionTargetLost) {
+		say(targetLost, meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ConditionTargetLost).Message)
+	}
+	if c := meta.FindStatusCondition(after.Status.Conditions, v1alpha1.ConditionTargetLost); c != nil && c.Reason == v1alpha1.ReasonTargetFound &&
+		becameTrue(after, before, v1alpha1.ConditionTargetLost) {
+		say(targetFound, c.Message)
+	}
+	if r := after.Status.Resolution; r != nil && (before.Status.Resolution == nil || !before.Status.Resolution.Time.Equal(&r.Time)) {
+		e := resolutionRefused
+		if r.Outcome == v1alpha1.ResolutionAccepted {
+			e = resolutionAccepted
+		}
+		say(e, fmt.Sprintf("%s, asked for by %s: %s", r.Request, orUnknown(r.FieldManager), r.Message))
+	}
 	if before.Status.Phase != after.Status.Phase {
 		if e, ok := phaseEvents[after.Status.Phase]; ok {
 			say(e, after.Status.Message)
 		}
 	}
+}
+
+func orUnknown(manager string) string {
+	if manager == "" {
+		return "an unknown program"
+	}
+	return manager
 }
 
 // related keeps a nil pod from becoming an interface that is not nil.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -55,6 +56,7 @@ func (r *MigrationReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("migration").
 		For(&v1alpha1.Migration{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfPod)).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfNode), builder.WithPredicates(nodeLossChanges())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.MaxConcurrentReconciles}).
 		Complete(r)
 }
@@ -81,6 +83,9 @@ func (r *MigrationReconciler) reconcile(ctx context.Context, m *v1alpha1.Migrati
 		return r.finish(ctx, m)
 	}
 	if err := r.hold(ctx, m); err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := r.closeRequest(ctx, m); err != nil {
 		return reconcile.Result{}, err
 	}
 	w, err := r.observe(ctx, m)

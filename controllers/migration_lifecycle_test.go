@@ -148,7 +148,7 @@ func TestControllerOwnsNoReportedField(t *testing.T) {
 			owned := map[string]json.RawMessage{}
 			f.must(json.Unmarshal(fields.Status[side], &owned), "managed fields of %s", side)
 			for field := range owned {
-				if !slices.Contains([]string{".", "f:podName", "f:podUID", "f:nodeName"}, field) {
+				if !slices.Contains([]string{".", "f:podName", "f:podUID", "f:nodeName", "f:nodeUID", "f:startedAt"}, field) {
 					t.Errorf("the controller owns %s of status.%s", field, side)
 				}
 				checked++

@@ -21,6 +21,9 @@ import (
 type world struct {
 	migration.Observation
 	source, target *corev1.Pod
+	// nodeUID of the target's Node, to be recorded; empty when it is, or may not
+	// be any more.
+	nodeUID types.UID
 }
 
 // observe gathers what Decide looks at.
@@ -43,7 +46,10 @@ func (r *MigrationReconciler) observe(ctx context.Context, m *v1alpha1.Migration
 			return nil, err
 		}
 	}
-	return w, nil
+	if err := r.observeNode(ctx, w); err != nil {
+		return nil, err
+	}
+	return w, r.observeRequest(ctx, w)
 }
 
 // begun says whether the migration has got as far as touching anything.

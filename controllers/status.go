@@ -63,7 +63,8 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 	if d.Message != "" {
 		s.Message = migration.Shorten(d.Message, maxMessage)
 	}
-	if d.Action == migration.Abort {
+	projectResolution(m, d)
+	if d.Action == migration.Abort || d.Action == migration.Reclaim {
 		s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: writtenBy,
 			Reason: s.Failure.Reason, Message: s.Failure.Message, Time: now}
 	}
@@ -78,7 +79,11 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 		}
 	}
 	measure(s)
+	lost := migration.TargetLostCondition(m, d, w.Now)
 	s.Conditions = migration.Conditions(m, w.Now)
+	if lost != nil {
+		s.Conditions = append(s.Conditions, *lost)
+	}
 }
 
 // followPods records which pods the migration is about. A source is recorded
@@ -98,6 +103,13 @@ func followPods(s *v1alpha1.MigrationStatus, w *world) {
 		}
 		if s.Target.PodUID == "" || s.Target.PodUID == w.target.UID {
 			s.Target.PodRef = refOf(w.target)
+		}
+		if s.Target.NodeUID == "" {
+			s.Target.NodeUID = w.nodeUID
+		}
+		if committed(w.Migration) && w.Target.Started && s.Target.StartedAt == nil {
+			now := metav1.NewMicroTime(w.Now.UTC().Truncate(time.Microsecond))
+			s.Target.StartedAt = &now
 		}
 	}
 }
