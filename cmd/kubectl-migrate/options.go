@@ -103,7 +103,7 @@ func newCommand(o *options) *cobra.Command {
 	cmd.SetOut(o.Out)
 	cmd.SetErr(o.ErrOut)
 	o.flags.AddFlags(cmd.PersistentFlags())
-	cmd.AddCommand(newStart(o), newWatch(o), newCancel(o), newCheck(o), newReport(o), newNodes(o))
+	cmd.AddCommand(newStart(o), newWatch(o), newCancel(o), newResolve(o), newCheck(o), newReport(o), newNodes(o))
 	return cmd
 }
 

@@ -45,7 +45,9 @@ type cluster struct {
 	deleted []string
 	// expire makes the first watch end with an expired resource version.
 	expire bool
-	wg     sync.WaitGroup
+	// typed is what the user types.
+	typed string
+	wg    sync.WaitGroup
 }
 
 func newCluster(t *testing.T, objs ...client.Object) *cluster {
@@ -103,7 +105,7 @@ func (cl *cluster) migrations() []v1alpha1.Migration {
 // migrate runs the plugin.
 func (cl *cluster) migrate(ctx context.Context, args ...string) (stdout string, err error) {
 	var out, errOut bytes.Buffer
-	o := newOptions(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &out, ErrOut: &errOut})
+	o := newOptions(genericiooptions.IOStreams{In: strings.NewReader(cl.typed), Out: &out, ErrOut: &errOut})
 	o.connect = func() (client.WithWatch, string, error) { return cl, "default", nil }
 	cmd := newCommand(o)
 	cmd.SetArgs(args)
