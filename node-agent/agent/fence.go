@@ -124,13 +124,38 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	if err := s.thaw(ctx); err != nil {
 		return never, err
 	}
-	if s.report.Failure == nil {
-		if err := s.reportKilled(ctx, m); err != nil {
-			return never, err
-		}
+	if name := s.processLost(); name != "" && s.report.Failure == nil && pod != nil {
+		s.failLost(m, name)
 	}
 	s.report.State = v1alpha1.SourceResumed
 	return now, s.publish(ctx)
+}
+
+// processLost names a container that was frozen and whose process is gone. That
+// is no reason not to thaw the others.
+func (s *sourceSession) processLost() string {
+	if s.report.FrozenAt == nil || s.report.ResumedAt != nil {
+		return ""
+	}
+	here := map[string]bool{}
+	for _, c := range s.containers {
+		here[c.ID] = true
+	}
+	for _, c := range s.report.Containers {
+		if c.ContainerID != "" && !here[c.ContainerID] {
+			return c.Name
+		}
+	}
+	return ""
+}
+
+// failLost puts into the report that nothing is left of a frozen process.
+func (s *sourceSession) failLost(m *v1alpha1.Migration, container string) {
+	f := v1alpha1.Failure{Reason: v1alpha1.ReasonProcessLost, Container: container, Message: fmt.Sprintf(
+		"the source was to go on, but the process of container %q that was frozen is gone: its node restarted, or it was killed. Nothing is left of it on either side; kubelet starts the container afresh if its restartPolicy says so", container)}
+	s.report.Failure = &f
+	failures.WithLabelValues(string(roleSource), f.Reason).Inc()
+	s.event(m, evFailed, f.Reason, f.Message)
 }
 
 // lookBeforeFreeze reads the migration past the cache. When the answer comes

@@ -227,40 +227,18 @@ func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) (agai
 	s.report.State = v1alpha1.SourceResumed
 	pod, err := s.pod(ctx, m.Status.Source.PodRef)
 	if err != nil {
-		return err
+		return never, err
 	}
 	// One that somebody deletes ends as it should.
 	if name := s.processLost(); name != "" && pod != nil && pod.DeletionTimestamp == nil {
-		f := v1alpha1.Failure{Reason: v1alpha1.ReasonProcessLost, Container: name, Message: fmt.Sprintf(
-			"the source was to go on, but the process of container %q that was frozen is gone: its node restarted, or it was killed. Nothing is left of it on either side; kubelet starts the container afresh if its restartPolicy says so", name)}
-		s.report.Failure = &f
-		failures.WithLabelValues(string(roleSource), f.Reason).Inc()
-		s.event(m, evFailed, f.Reason, f.Message)
-		return s.publish(ctx)
+		s.failLost(m, name)
+		return now, s.publish(ctx)
 	}
 	if s.report.FrozenAt != nil && s.report.ResumedAt == nil {
 		s.report.ResumedAt = microTime(s.Now())
 		s.event(m, evResumed)
 	}
 	return now, s.publish(ctx)
-}
-
-// processLost names a container that was frozen and whose process is gone. That
-// is no reason not to thaw the others.
-func (s *sourceSession) processLost() string {
-	if s.report.FrozenAt == nil || s.report.ResumedAt != nil {
-		return ""
-	}
-	here := map[string]bool{}
-	for _, c := range s.containers {
-		here[c.ID] = true
-	}
-	for _, c := range s.report.Containers {
-		if c.ContainerID != "" && !here[c.ContainerID] {
-			return c.Name
-		}
-	}
-	return ""
 }
 
 // thaw lets all containers go on and connects the pod again; repeatable.
