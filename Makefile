@@ -67,6 +67,10 @@ helm-lint: ## Check the chart
 unit: ## Run every test that needs no nodes (PKG=./internal/... for some)
 	hack/unit.sh $(PKG)
 
+.PHONY: model
+model: ## Search the model of the handover, whole and without each of its guards
+	hack/model.sh
+
 .PHONY: e2e
 e2e: ## Run the end-to-end tests (RUN=regexp for some, KEEP=1 keeps the cluster)
 	hack/e2e.sh

@@ -1,0 +1,160 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command model searches the model of the handover with spin: as the protocol
+// is, which must show nothing, and once for every guard taken away, which must
+// show a violation. docs/protocol.md explains both.
+//
+// It prints a table, writes artifacts/model.json, and ends with the line
+// “N passed, N failed”. Its exit status is 1 when a search did not show what it
+// should.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "model:", err)
+		os.Exit(1)
+	}
+}
+
+// entry is one search in artifacts/model.json.
+type entry struct {
+	Name   string   `json:"name"`
+	Guards []string `json:"removedGuards,omitempty"`
+	Faults int      `json:"faults"`
+	outcome
+	// Seconds that the search took, without compiling.
+	Seconds  float64 `json:"seconds"`
+	Expected string  `json:"expected"`
+	Passed   bool    `json:"passed"`
+}
+
+func run(ctx context.Context) error {
+	source := flag.String("model", "test/model/handover.pml", "the model")
+	out := flag.String("o", "artifacts/model.json", "where to write the results")
+	only := flag.String("run", "", "regular expression of the searches to make; empty for all")
+	flag.Parse()
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
+	path, err := filepath.Abs(*source)
+	if err != nil {
+		return err
+	}
+	var entries []entry
+	passed, failed := 0, 0
+	fmt.Printf("%-58s %9s %6s %7s  %s\n", "SEARCH", "STATES", "DEPTH", "TIME", "RESULT")
+	for _, s := range searches {
+		if !pattern.MatchString(s.name) {
+			continue
+		}
+		e, err := search(ctx, path, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		verdict := "ok"
+		if e.Passed {
+			passed++
+		} else {
+			failed++
+			verdict = "FAILED, expected: " + s.expected
+		}
+		fmt.Printf("%-58s %9d %6d %6.1fs  %s: %s\n", e.Name, e.States, e.Depth, e.Seconds, e.Violation, verdict)
+		entries = append(entries, e)
+	}
+	data, err := json.MarshalIndent(entries, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(*out, append(data, '\n'), 0o644); err != nil {
+		return err
+	}
+	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	if failed > 0 || passed == 0 {
+		return errors.New("the model does not show what it should")
+	}
+	return nil
+}
+
+// search compiles the model without the guards and searches it. Where a guard is
+// taken away the first look is at the invariants alone, since a run that breaks
+// one may also not end; then at runs that do not end.
+func search(ctx context.Context, model string, s variant) (entry, error) {
+	dir, err := os.MkdirTemp("", "godwit-model")
+	if err != nil {
+		return entry{}, err
+	}
+	defer os.RemoveAll(dir)
+	args := []string{fmt.Sprintf("-DFAULTS=%d", s.faults)}
+	for _, g := range s.without {
+		args = append(args, "-D"+g)
+	}
+	if err := command(ctx, dir, "spin", append(args, "-a", model)...); err != nil {
+		return entry{}, err
+	}
+	// No bit state hashing, no reduction: every state is stored whole.
+	flags := []string{"-O2", "-w", "-DNOREDUCE", "-DMEMLIM=4096"}
+	if s.cycles {
+		flags = append(flags, "-DNP")
+	} else {
+		flags = append(flags, "-DSAFETY")
+	}
+	if err := command(ctx, dir, "gcc", append(flags, "-o", "pan", "pan.c")...); err != nil {
+		return entry{}, err
+	}
+	e := entry{Name: s.name, Guards: s.without, Faults: s.faults, Expected: s.expected}
+	begun := time.Now()
+	looks := [][]string{{"-n", "-m100000"}}
+	switch {
+	case s.cycles:
+		looks = [][]string{{"-n", "-m100000", "-l"}}
+	case len(s.without) > 0:
+		looks = [][]string{{"-n", "-m100000", "-E"}, {"-n", "-m100000"}}
+	}
+	for _, look := range looks {
+		pan := exec.CommandContext(ctx, "./pan", look...)
+		pan.Dir = dir
+		text, err := pan.CombinedOutput()
+		if err != nil && len(text) == 0 {
+			return entry{}, err
+		}
+		if e.outcome, err = parse(string(text)); err != nil {
+			return entry{}, fmt.Errorf("%w:\n%s", err, text)
+		}
+		if e.Violation != nothing {
+			break
+		}
+	}
+	e.Seconds = time.Since(begun).Seconds()
+	e.Passed = e.Violation == s.expected || s.expected == something && e.Violation != nothing
+	return e, nil
+}
+
+func command(ctx context.Context, dir, name string, args ...string) error {
+	c := exec.CommandContext(ctx, name, args...)
+	c.Dir = dir
+	if text, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", name, err, text)
+	}
+	return nil
+}
