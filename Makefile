@@ -68,7 +68,7 @@ unit: ## Run every test that needs no nodes (PKG=./internal/... for some)
 	hack/unit.sh $(PKG)
 
 .PHONY: model
-model: ## Search the model of the handover, whole and without each of its guards
+model: ## Search the model of the handover, whole and without each guard (RUN=regexp)
 	hack/model.sh
 
 .PHONY: e2e
