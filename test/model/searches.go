@@ -19,8 +19,8 @@ func without(name, guard, expected string) variant {
 }
 
 var searches = []variant{
-	{name: "the protocol", faults: 3, expected: nothing},
-	{name: "the protocol, runs that never end", faults: 1, expected: nothing, cycles: true},
+	{name: "the protocol", faults: 4, expected: nothing},
+	{name: "the protocol, runs that never end", faults: 2, expected: nothing, cycles: true},
 
 	without("source aborts without register-empty test", "NO_ABORT_EMPTY", something),
 	without("controller writes without version test", "NO_ABORT_VERSION", something),
