@@ -2,7 +2,7 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs everything: checks, unit tests, end-to-end tests, demonstration. A step
+# Runs everything: checks, model, unit tests, end-to-end tests, demonstration. A step
 # that fails does not keep the others from running. The last line counts the
 # tests of all steps.
 set -uo pipefail
@@ -44,6 +44,7 @@ finish_preparing() {
 	}
 }
 step "cluster build" finish_preparing
+step model hack/model.sh
 step unit hack/unit.sh
 step e2e env CLUSTER=godwit-e2e hack/e2e.sh
 step demo env CLUSTER=godwit-demo COMPARE=1 hack/demo.sh
