@@ -19,8 +19,11 @@ import (
 	"godwit.dev/godwit/test/cluster/internal/shell"
 )
 
+// small is the size from which a file does not travel through SSH any more.
+const small = 1 << 20
+
 // CopyTo copies the local file to the node, with its permissions, and makes the
-// directories above it.
+// directories above it. It appears with one rename once it is whole.
 func (n *Node) CopyTo(ctx context.Context, local, remote string) error {
 	f, err := os.Open(local)
 	if err != nil {
@@ -31,16 +34,27 @@ func (n *Node) CopyTo(ctx context.Context, local, remote string) error {
 	if err != nil {
 		return err
 	}
-	return n.WriteFile(ctx, remote, f, info.Mode().Perm())
+	if info.Size() <= small {
+		return n.WriteFile(ctx, remote, f, info.Mode().Perm())
+	}
+	return n.pour(ctx, f, store(remote, info.Mode().Perm(), info.Size()))
 }
 
 // WriteFile writes content to a file on the node, which appears with one rename
 // once it is whole, and makes the directories above it.
 func (n *Node) WriteFile(ctx context.Context, remote string, content io.Reader, mode os.FileMode) error {
-	part := remote + ".part"
-	line := fmt.Sprintf("mkdir -p %s && cat > %s && chmod %o %s && mv %s %s",
-		shell.Quote(path.Dir(remote)), shell.Quote(part), mode, shell.Quote(part), shell.Quote(part), shell.Quote(remote))
-	return n.stream(ctx, line, content, nil)
+	return n.stream(ctx, store(remote, mode, -1), content, nil)
+}
+
+// store is the line that makes a file of its standard input. A size that is not
+// negative is checked before the file appears.
+func store(remote string, mode os.FileMode, size int64) string {
+	part := shell.Quote(remote + ".part")
+	line := fmt.Sprintf("mkdir -p %s && cat > %s && chmod %o %s", shell.Quote(path.Dir(remote)), part, mode, part)
+	if size >= 0 {
+		line += fmt.Sprintf(" && test $(stat -c %%s %s) = %d", part, size)
+	}
+	return fmt.Sprintf("%s && mv %s %s", line, part, shell.Quote(remote))
 }
 
 // CopyFrom copies a file of the node to the local path.
@@ -56,45 +70,51 @@ func (n *Node) CopyFrom(ctx context.Context, remote, local string) error {
 	return f.Close()
 }
 
-// importPort is where a node takes an archive in. One import runs at a time.
-const importPort = "9999"
+// pourPort is where a node takes large files in, one at a time.
+const pourPort = "9999"
 
 // LoadImage imports an OCI or docker archive into containerd, where kubelet
-// finds it. The archive travels over plain TCP: enciphering tens of megabytes
-// takes an emulated processor minutes.
+// finds it.
 func (n *Node) LoadImage(ctx context.Context, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	imported := make(chan error, 1)
-	go func() {
-		line := "set -o pipefail; socat -u -b 1048576 TCP-LISTEN:" + importPort + ",reuseaddr,accept-timeout=60 STDOUT | ctr --namespace k8s.io images import -"
-		imported <- n.stream(ctx, "bash -c "+shell.Quote(line), nil, nil)
-	}()
-	if err := n.feed(ctx, f, imported); err != nil {
-		return err
-	}
-	return <-imported
+	return n.pour(ctx, f, "ctr --namespace k8s.io images import -")
 }
 
-// feed sends content to the port as soon as the node listens there. An import
-// that ends before says why.
-func (n *Node) feed(ctx context.Context, content io.Reader, imported chan error) error {
+// pour runs a line of shell on the node with content as its standard input. The
+// content travels over plain TCP: enciphering tens of megabytes takes an
+// emulated processor minutes.
+func (n *Node) pour(ctx context.Context, content io.Reader, line string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		line := "set -o pipefail; socat -u -b 1048576 TCP-LISTEN:" + pourPort + ",reuseaddr,accept-timeout=60 STDOUT | { " + line + "; }"
+		done <- n.stream(ctx, "bash -c "+shell.Quote(line), nil, nil)
+	}()
+	if err := n.feed(ctx, content, done); err != nil {
+		return err
+	}
+	return <-done
+}
+
+// feed sends content to the port as soon as the node listens there. A line that
+// ends before says why.
+func (n *Node) feed(ctx context.Context, content io.Reader, done chan error) error {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		conn, err := n.cluster.dial(ctx, "tcp", net.JoinHostPort(n.IP, importPort))
+		conn, err := n.cluster.dial(ctx, "tcp", net.JoinHostPort(n.IP, pourPort))
 		if err == nil {
 			_, err = io.Copy(conn, content)
 			return errors.Join(err, conn.Close())
 		}
 		select {
-		case err := <-imported:
-			return cmp.Or(err, errors.New("the import ended before it began"))
+		case err := <-done:
+			return cmp.Or(err, errors.New("the receiver ended before it began"))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
