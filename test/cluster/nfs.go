@@ -3,12 +3,16 @@
 
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
 
 func newNFSCommand(name *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nfs",
-		Short: "Stop or start the server of the shared volume, as a fault",
+		Short: "Stop or start the server of the shared volume, or look behind it",
 	}
 	cmd.AddCommand(
 		&cobra.Command{
@@ -33,6 +37,23 @@ func newNFSCommand(name *string) *cobra.Command {
 					return err
 				}
 				return c.StartNFS(cmd.Context())
+			},
+		},
+		&cobra.Command{
+			Use:   "dir",
+			Short: "Print where the host sees what the server exports",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				c, err := openCluster(*name)
+				if err != nil {
+					return err
+				}
+				dir, err := c.ExportDir()
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), dir)
+				return err
 			},
 		},
 	)

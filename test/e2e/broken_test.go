@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	clusterclient "godwit.dev/godwit/test/cluster/client"
 	"godwit.dev/godwit/test/harness"
 )
 
@@ -58,17 +59,7 @@ func TestRestoreThatFails(t *testing.T) {
 	s.await(m, "the target to be scheduled", func(m *v1alpha1.Migration) bool { return m.Status.Target != nil && m.Status.Target.NodeName != "" })
 	node, err := s.Nodes.Node(m.Status.Target.NodeName)
 	s.must(err)
-	// While the create is parked the container's root file system is mounted:
-	// the program in it, and in no other container, gets another size.
-	out, err := node.Output(s.ctx, fmt.Sprintf(`for i in $(seq 600); do
-		for f in /run/containerd/io.containerd.runtime.v2.task/k8s.io/*/rootfs/usr/local/bin/memhog; do
-			config=${f%%%%/rootfs/*}/config.json
-			if [ -e "$f" ] && grep -q %s "$config"; then echo x >> "$f" && echo "$f" && exit; fi
-		done
-		sleep 0.2
-	done; exit 1`, m.Status.Target.PodUID))
-	s.must(err)
-	t.Logf("changed %s", out)
+	s.spoilRestore(node, m)
 
 	s.finish(m, v1alpha1.PhaseFailed)
 	if m.Status.Failure == nil || m.Status.Failure.Reason != v1alpha1.ReasonRestoreFailed {
@@ -83,4 +74,20 @@ func TestRestoreThatFails(t *testing.T) {
 		t.Errorf("%s runs processes %s, %v", node.Name, out, err)
 	}
 	p.unharmed()
+}
+
+// spoilRestore makes CRIU refuse to restore on the node: while the create is
+// parked the container's root file system is mounted, and the program in it, and
+// in no other container, gets another size.
+func (s *scenario) spoilRestore(node *clusterclient.Node, m *v1alpha1.Migration) {
+	s.Helper()
+	out, err := node.Output(s.ctx, fmt.Sprintf(`for i in $(seq 600); do
+		for f in /run/containerd/io.containerd.runtime.v2.task/k8s.io/*/rootfs/usr/local/bin/memhog; do
+			config=${f%%%%/rootfs/*}/config.json
+			if [ -e "$f" ] && grep -q %s "$config"; then echo x >> "$f" && echo "$f" && exit; fi
+		done
+		sleep 0.2
+	done; exit 1`, m.Status.Target.PodUID))
+	s.must(err)
+	s.Logf("changed %s", out)
 }

@@ -59,6 +59,6 @@ const nodeScript = `
 echo "== containers"; ctr -n k8s.io tasks ls
 echo "== /run/godwit"; find /run/godwit -ls
 echo "== ` + ImagesDir + `"; find ` + ImagesDir + ` -ls
-find /run/godwit ` + ImagesDir + ` -name '*.log' | while read -r f; do echo "== $f"; tail -n 200 "$f"; done
+find /run/godwit /run/godwit-test ` + ImagesDir + ` -name '*.log' | while read -r f; do echo "== $f"; tail -n 200 "$f"; done
 echo "== processes"; ps -eo pid,ppid,stat,lstart,args
 `

@@ -24,6 +24,8 @@ type Config struct {
 	Chart string
 	// Images of ours and of the workloads.
 	Godwit, Redis, Memhog, Toolbox string
+	// NodeTests is the directory of the test binaries that run on a node.
+	NodeTests string
 	// Artifacts is the directory for the logs of failures.
 	Artifacts string
 	// Keep says that the cluster stays up afterwards.
@@ -40,6 +42,7 @@ func ConfigFromEnvironment() (Config, error) {
 		Redis:      cmp.Or(os.Getenv("REDIS_IMAGE"), catalog.Ref(catalog.Redis)),
 		Memhog:     cmp.Or(os.Getenv("MEMHOG_IMAGE"), catalog.Ref(catalog.Memhog)),
 		Toolbox:    cmp.Or(os.Getenv("TOOLBOX_IMAGE"), catalog.Ref(catalog.Toolbox)),
+		NodeTests:  cmp.Or(os.Getenv("NODE_TESTS"), "bin/node"),
 		Artifacts:  cmp.Or(os.Getenv("ARTIFACTS"), "artifacts"),
 		Keep:       os.Getenv("KEEP") == "1",
 	}
@@ -53,7 +56,7 @@ func ConfigFromEnvironment() (Config, error) {
 	if c.Helm, err = program("HELM", "helm"); err != nil {
 		return c, err
 	}
-	for _, path := range []*string{&c.Chart, &c.Artifacts} {
+	for _, path := range []*string{&c.Chart, &c.Artifacts, &c.NodeTests} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return c, err
 		}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -158,6 +159,13 @@ func (c *Cluster) StopNFS(ctx context.Context) error { return c.tool(ctx, "nfs",
 // connections.
 func (c *Cluster) StartNFS(ctx context.Context) error { return c.tool(ctx, "nfs", "start") }
 
+// VolumeDir is the directory of the shared volume as its server sees it, which
+// the nodes' caches cannot hide anything in. It is valid until StopNFS.
+func (c *Cluster) VolumeDir(ctx context.Context) (string, error) {
+	out, err := c.toolOutput(ctx, "nfs", "dir")
+	return strings.TrimSpace(out), err
+}
+
 // ReleaseVolume makes the shared volume ready for another claim, after the one
 // that had it was deleted: a volume of this kind stays with its claim for good.
 // The files on it stay.
@@ -173,14 +181,21 @@ func (c *Cluster) ReleaseVolume(ctx context.Context) error {
 
 // tool runs the cluster tool on this cluster.
 func (c *Cluster) tool(ctx context.Context, args ...string) error {
+	_, err := c.toolOutput(ctx, args...)
+	return err
+}
+
+func (c *Cluster) toolOutput(ctx context.Context, args ...string) (string, error) {
 	program := os.Getenv(EnvTool)
 	if program == "" {
-		return fmt.Errorf("%s is not set: run inside the cluster, with \"cluster exec -- COMMAND\"", EnvTool)
+		return "", fmt.Errorf("%s is not set: run inside the cluster, with \"cluster exec -- COMMAND\"", EnvTool)
 	}
 	args = append(args, "--name", os.Getenv(EnvName))
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("cluster %v: %w\n%s", args, err, out)
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("cluster %v: %w\n%s", args, err, stderr.String())
 	}
-	return nil
+	return stdout.String(), nil
 }

@@ -143,6 +143,21 @@ func (c *Cluster) StartNFS(ctx context.Context) error {
 	})
 }
 
+// ExportDir is the directory of the shared volume as its server sees it, past
+// the caches of all clients. It is valid until the server is stopped.
+func (c *Cluster) ExportDir() (string, error) {
+	s, err := c.loadState()
+	if err != nil {
+		return "", err
+	}
+	p := s.Processes[nfsPart]
+	if p == nil || !p.Alive() {
+		return "", fmt.Errorf("%w: the NFS server of %s", ErrNotRunning, c.Name)
+	}
+	// The mount is in the server's own mount namespace.
+	return fmt.Sprintf("/proc/%d/root%s", p.PID, c.volumeMount()), nil
+}
+
 // change runs work on the state of a complete cluster, under the lock.
 func (c *Cluster) change(ctx context.Context, work func(*state) error) error {
 	lock, err := c.lock(ctx)
