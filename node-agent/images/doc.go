@@ -46,5 +46,6 @@
 // the root and opens each directory anew, files are looked at only through
 // newly opened descriptors (never by stat of a name), and ENOENT and ESTALE are
 // tried again, for at most Options.Settle, when the caller knows that the name
-// must be there.
+// must be there. A name that is missing in the listing of a directory that is
+// there itself is given up sooner: see listingSettle.
 package images

@@ -6,6 +6,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"syscall"
 
 	"godwit.dev/godwit/node-agent/runtime"
@@ -100,5 +101,5 @@ func wrap(name string, err error) error {
 // notThere says whether the name was not found, perhaps only because a cache of
 // a network file system is behind.
 func notThere(err error) bool {
-	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESTALE)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESTALE)
 }

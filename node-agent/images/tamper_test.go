@@ -288,6 +288,27 @@ func TestLateNamesAreWaitedFor(t *testing.T) {
 	must(t, <-done)
 }
 
+// A file that is not listed where everything else is was removed: the source,
+// which stands frozen, does not wait for it as for names that caches may hide.
+func TestUnlistedFilesAreGivenUpSoon(t *testing.T) {
+	for _, name := range []string{"app/final/pages-1.img", "app/round-000"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root, digest := sealed(t)
+			store, err := Open(root, Options{Settle: time.Hour})
+			must(t, err)
+			must(t, os.RemoveAll(filepath.Join(root, testUID, name)))
+			start := time.Now()
+			if _, err := newSet(t, store, testUID).Verify(t.Context(), digest); !isErr(err, ErrMissing) || !strings.Contains(err.Error(), name) {
+				t.Errorf("got %v, want %s missing", err, name)
+			}
+			if took := time.Since(start); took < listingSettle {
+				t.Errorf("given up after %s, without a look at what a slow server says", took)
+			}
+		})
+	}
+}
+
 func TestCancelledVerifyEnds(t *testing.T) {
 	root, digest := sealed(t)
 	store, err := Open(root, Options{Settle: time.Hour})

@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -124,8 +123,7 @@ func (d *dir) holds(names []string) error {
 	}
 	for _, n := range names {
 		if !found[n] {
-			// A listing may come from a cache: ENOENT is looked at again.
-			return &FileError{Name: d.join(n), Err: unix.ENOENT}
+			return &FileError{Name: d.join(n), Err: errUnlisted}
 		}
 	}
 	return nil
