@@ -129,6 +129,7 @@ func (c *component) stop() {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	t.Parallel() // a cluster shares nothing with another but the API server
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	cl, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
 	must(t, err)
@@ -322,11 +323,15 @@ func (c *cluster) awaitPhase(m *v1alpha1.Migration, phases ...v1alpha1.Migration
 	}, m)
 }
 
+// pollInterval is short beside what anything here takes, and long enough to
+// leave the API server to those who are waited for.
+const pollInterval = 10 * time.Millisecond
+
 // eventually waits for a condition, and shows the Migrations when it does not come.
 func (c *cluster) eventually(what string, cond func() bool, shown ...*v1alpha1.Migration) {
 	c.t.Helper()
 	const limit = 20 * time.Second
-	for end := time.Now().Add(limit); !cond(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(limit); !cond(); time.Sleep(pollInterval) {
 		if time.Now().After(end) {
 			for _, m := range shown {
 				c.get(m)

@@ -86,8 +86,8 @@ func (c *cluster) schedule(ctx context.Context) {
 		if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
 			return
 		}
-		node := affinityNode(pod)
-		if node == "" || c.nodes[node] == nil {
+		node := c.affinityNode(pod)
+		if node == "" {
 			return
 		}
 		b := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: node}}
@@ -97,15 +97,22 @@ func (c *cluster) schedule(ctx context.Context) {
 	})
 }
 
-func affinityNode(pod *corev1.Pod) string {
+// affinityNode is the first of this cluster's nodes that the pod may go to. The
+// API server has the nodes of other tests, too.
+func (c *cluster) affinityNode(pod *corev1.Pod) string {
 	a := pod.Spec.Affinity
 	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
 		return ""
 	}
 	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
 		for _, e := range term.MatchExpressions {
-			if e.Key == corev1.LabelHostname && len(e.Values) > 0 {
-				return e.Values[0]
+			if e.Key != corev1.LabelHostname {
+				continue
+			}
+			for _, name := range e.Values {
+				if c.nodes[name] != nil {
+					return name
+				}
 			}
 		}
 	}
@@ -165,7 +172,7 @@ func (n *simNode) whenDeleting(ctx context.Context, pod *corev1.Pod) <-chan stru
 			if apierrors.IsNotFound(err) || err == nil && (p.UID != pod.UID || p.DeletionTimestamp != nil) {
 				return
 			}
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(pollInterval)
 		}
 	})
 	return ch
