@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -33,20 +31,15 @@ type child struct {
 //   - Its standard streams are the container's, as with create.
 //   - It dies with this process (containerd kills that at its own deadline): a
 //     restore that nobody waits for must not go on to start CRIU.
-//   - It holds the connection to the agent, as descriptor 3, which CRIU's own
-//     socket replaces in its children: the agent sees the connection end only
-//     when neither of the two can start anything any more.
+//   - It inherits the hold, as descriptor 3, which CRIU's own socket replaces in
+//     its children: the agent sees the hold end only when neither of the two can
+//     start anything any more.
 //   - Neither process becomes a subreaper: the restored init is a child of runc
 //     and, when that ends, of containerd's shim.
-func (w *wrapper) startRestore(c command, a createArgs, conn *agentConn, im *wire.Images) (*child, error) {
-	held, err := conn.File()
-	if err != nil {
-		return nil, fmt.Errorf("agent connection: %w", err)
-	}
-	defer held.Close()
+func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images) (*child, error) {
 	cmd := w.runc.Command(c.restoreArgs(a, im.Dir, im.WorkDir)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{held}
+	cmd.ExtraFiles = []*os.File{hold.File()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if im.CRIUConfig != "" {
 		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+im.CRIUConfig)
@@ -68,22 +61,7 @@ func (w *wrapper) startRestore(c command, a createArgs, conn *agentConn, im *wir
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start runc: %w", err)
 	}
-	// Handing the descriptor on made the socket blocking for both processes;
-	// deadlines need it otherwise.
-	return ch, conn.nonblocking()
-}
-
-func (c *agentConn) nonblocking() error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("agent connection: %w", err)
-	}
-	var serr error
-	err = raw.Control(func(fd uintptr) { serr = unix.SetNonblock(int(fd), true) })
-	if err = errors.Join(err, serr); err != nil {
-		return fmt.Errorf("agent connection: %w", err)
-	}
-	return nil
+	return ch, nil
 }
 
 // await waits for runc, until the deadline.

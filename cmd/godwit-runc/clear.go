@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"godwit.dev/godwit/internal/wire"
 )
 
 // clear removes everything a failed restore may have left of a container. It
@@ -86,8 +88,13 @@ func (w *wrapper) beforeDelete(c command) error {
 	if err != nil || !found {
 		return err
 	}
-	// Marked as restored: only the record was not taken away in time.
-	if !exists(filepath.Join(rec.StateDir, restoredMark)) {
+	// Marked as restored, and the hold has become the agent's mark: only the
+	// record was not taken away in time.
+	if !exists(filepath.Join(rec.StateDir, restoredMark)) || exists(rec.Hold) {
+		// runc dies with the wrapper, but a moment later.
+		if err := wire.AwaitRelease(rec.Hold, w.limits.cleanup); err != nil {
+			return err
+		}
 		if err := killCgroup(rec.Cgroup, w.limits.cleanup); err != nil {
 			return err
 		}
@@ -95,6 +102,10 @@ func (w *wrapper) beforeDelete(c command) error {
 			return err
 		}
 		removeCgroup(c, rec.Cgroup)
+		// The bundle goes next, and with it the agent's way to the cgroup.
+		if err := wire.MarkCleared(rec.Hold); err != nil {
+			return err
+		}
 	}
 	return w.dropRecord(id)
 }

@@ -52,7 +52,12 @@ func TestAgentLearnsWhatIsToBeCreated(t *testing.T) {
 	_, requests := r.agent(wire.Reply{Verdict: wire.Pass})
 	must(t, r.w.Exec(r.create()))
 	want := wire.Request{Version: wire.Version, PodUID: testPod, ContainerName: "app", SandboxID: "sand", ContainerID: testID, Bundle: r.dir + "/bundle"}
-	if got := <-requests; got != want {
+	got := <-requests
+	if got.Waited <= 0 {
+		t.Errorf("waited %v", got.Waited)
+	}
+	got.Waited = 0
+	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 	if !reflect.DeepEqual(r.rec.forwarded, [][]string{r.create()}) {
@@ -81,6 +86,9 @@ func TestAnErrorMeansDoNotForward(t *testing.T) {
 		"fail after parking": {func(r *rig) {
 			r.agent(wire.Reply{Verdict: wire.Park}, wire.Reply{Verdict: wire.Park}, wire.Reply{Verdict: wire.Fail})
 		}, errRefused},
+		"pass after parking": {func(r *rig) {
+			r.agent(wire.Reply{Verdict: wire.Park}, wire.Reply{Verdict: wire.Pass})
+		}, errRefused},
 		"restore without images": {func(r *rig) { r.agent(wire.Reply{Verdict: wire.Restore}) }, errRestore},
 		"unreadable config": {func(r *rig) {
 			must(r.t, os.WriteFile(r.dir+"/bundle/config.json", []byte("{"), 0o600))
@@ -100,8 +108,8 @@ func TestAnErrorMeansDoNotForward(t *testing.T) {
 			r.config(map[string]string{annotationCRIU: "/tenant.conf", annotationMigration: ""})
 		}, errCRIUConfig},
 		"consumed mark cannot be looked for": {func(r *rig) {
-			must(r.t, os.WriteFile(filepath.Join(r.w.runDir, consumedDir), nil, 0o600))
-		}, errAgentGone},
+			must(r.t, os.WriteFile(filepath.Join(r.w.runDir, "restored"), nil, 0o600))
+		}, errHold},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, "ok")
@@ -114,6 +122,11 @@ func TestAnErrorMeansDoNotForward(t *testing.T) {
 			}
 			if c := r.calls(); c != "" {
 				t.Errorf("runc was called: %s", c)
+			}
+			for _, h := range r.holds() {
+				if h.Alive || !errors.Is(tc.want, errRestore) {
+					t.Errorf("its hold stayed: %+v", h)
+				}
 			}
 		})
 	}
@@ -145,7 +158,7 @@ func TestWithoutAgent(t *testing.T) {
 				r.config(map[string]string{annotationMigration: ""})
 			}
 			if tc.consumed {
-				must(t, writeMarkIn(r.w.consumedPath(identity{testPod, "app", ""}), 1))
+				r.consume()
 			}
 			start := time.Now()
 			err := r.w.Exec(r.create())
@@ -171,37 +184,6 @@ func TestAgentThatComesBackIsWaitedFor(t *testing.T) {
 	}
 	r.agent(wire.Reply{Verdict: wire.Pass})
 	if err := <-done; err != nil || len(r.rec.forwarded) != 1 {
-		t.Errorf("%v, forwarded %q", err, r.rec.forwarded)
-	}
-}
-
-func TestParkingHasAnEnd(t *testing.T) {
-	r := newRig(t, "ok")
-	r.w.limits.create = 200 * time.Millisecond
-	// An agent that parks and then says nothing.
-	l, err := wire.Listen(r.w.runDir)
-	must(t, err)
-	defer l.Close()
-	hold := make(chan struct{})
-	defer close(hold)
-	go func() {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		_ = wire.Write(conn, &wire.Reply{Version: wire.Version, Verdict: wire.Park})
-		<-hold
-	}()
-	if err := r.w.Exec(r.create()); !errors.Is(err, errParked) || len(r.rec.forwarded) != 0 {
-		t.Errorf("%v, forwarded %q", err, r.rec.forwarded)
-	}
-}
-
-func TestPassAfterParkingIsForwarded(t *testing.T) {
-	r := newRig(t, "ok")
-	r.agent(wire.Reply{Verdict: wire.Park}, wire.Reply{Verdict: wire.Pass})
-	if err := r.w.Exec(r.create()); err != nil || len(r.rec.forwarded) != 1 {
 		t.Errorf("%v, forwarded %q", err, r.rec.forwarded)
 	}
 }

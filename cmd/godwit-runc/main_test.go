@@ -139,7 +139,7 @@ func newRig(t *testing.T, fake string) *rig {
 	r := &rig{t: t, dir: dir, rec: &recorder{runc: &runc{script}}}
 	r.w = &wrapper{
 		runc: r.rec, runDir: filepath.Join(dir, "run"), cgroupRoot: filepath.Join(dir, "cgroup"),
-		limits: limits{create: 20 * time.Second, answer: 2 * time.Second, agent: 200 * time.Millisecond, cleanup: 2 * time.Second},
+		limits: limits{create: 20 * time.Second, answer: 2 * time.Second, park: 10 * time.Second, agent: 200 * time.Millisecond, cleanup: 2 * time.Second, report: time.Second},
 	}
 	r.config(nil)
 	return r
@@ -172,6 +172,23 @@ func (r *rig) args(verb string, more ...string) []string {
 
 func (r *rig) create() []string {
 	return r.args("create", "--bundle", r.dir+"/bundle", "--pid-file", r.dir+"/pid", testID)
+}
+
+// consume marks the container as one whose images were restored once.
+func (r *rig) consume() {
+	h, err := wire.TakeHold(r.w.runDir, &wire.Request{PodUID: testPod, ContainerName: "app", ContainerID: "earlier"})
+	must(r.t, err)
+	must(r.t, h.Restored(&wire.Result{}))
+	must(r.t, h.Release())
+}
+
+func (r *rig) holds() []wire.HoldState {
+	r.t.Helper()
+	h, err := wire.Holds(r.w.runDir, testPod, "app")
+	if err != nil && exists(r.w.runDir+"/creates") {
+		r.t.Fatal(err)
+	}
+	return h
 }
 
 func (r *rig) calls() string {

@@ -10,9 +10,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"godwit.dev/godwit/internal/wire"
 )
 
-// Three marks on the node remember what a later call of the wrapper must know:
+// Three marks on the node remember what a later call of the wrapper must know,
+// besides the hold (see wire.Hold), which is the agent's:
 //
 //   - <runc root>/<id>/godwit-restored: this container was restored and runs;
 //     start has nothing to do. It goes with the container's state.
@@ -23,7 +26,6 @@ import (
 //     delete, the wrapper was killed in the middle.
 const (
 	restoredMark = "godwit-restored"
-	consumedDir  = "restored"
 	restoringDir = "restoring"
 	maxMark      = 64 << 10
 	modeDir      = 0o700
@@ -43,21 +45,13 @@ type restoring struct {
 	Cgroup   string `json:"cgroup"`
 	StateDir string `json:"stateDir"`
 	Rootfs   string `json:"rootfs"`
-}
-
-func (w *wrapper) consumedPath(id identity) string {
-	return filepath.Join(w.runDir, consumedDir, id.podUID, id.container)
+	// Hold is the create's hold, which is told when all is cleared away.
+	Hold string `json:"hold"`
 }
 
 func (w *wrapper) consumed(id identity) (bool, error) {
-	_, err := os.Lstat(w.consumedPath(id))
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, fs.ErrNotExist):
-		return false, nil
-	}
-	return false, fmt.Errorf("consumed mark: %w", err)
+	_, found, err := wire.Restored(w.runDir, id.podUID, id.container)
+	return found, err
 }
 
 func (w *wrapper) restoringPath(id string) string {

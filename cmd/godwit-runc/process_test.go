@@ -98,7 +98,8 @@ func TestKilledWrapperTakesRuncWithIt(t *testing.T) {
 	if err := in.Read(&wire.Result{}); err != io.EOF {
 		t.Fatalf("the agent heard %v", err)
 	}
-	// The connection ended: runc has to be gone by now, not only soon.
+	waitFor(t, func() bool { h := r.holds(); return len(h) == 1 && !h[0].Alive })
+	// The hold ended: runc has to be gone by now, not only soon.
 	if st, err := readStat(stat); err == nil && st.state != 'Z' && st.state != 'X' {
 		t.Errorf("runc still runs (%c)", st.state)
 	}
@@ -107,11 +108,17 @@ func TestKilledWrapperTakesRuncWithIt(t *testing.T) {
 	if found, err := readMark(r.w.restoringPath(testID), rec); !found || err != nil || rec.Cgroup != r.cgroup {
 		t.Fatalf("record %+v, %v, %v", rec, found, err)
 	}
-	// containerd calls delete next.
+	if h := r.holds(); !h[0].Ordered || h[0].Cleared || h[0].Error != "" {
+		t.Fatalf("hold %+v", h)
+	}
+	// containerd calls delete next, and removes the bundle.
 	must(t, r.w.Exec(r.args("delete", "--force", testID)))
 	gone(t, criu)
 	if exists(r.cgroup) {
 		t.Error("the empty cgroup is still there")
+	}
+	if h := r.holds(); len(h) != 1 || !h[0].Cleared {
+		t.Errorf("the agent cannot tell that nothing is left: %+v", h)
 	}
 }
 

@@ -22,53 +22,52 @@ var errRestore = errors.New("restore failed")
 // restore restores the container from the images and tells the agent how it
 // went. When it returns an error nothing of the container is left on the node,
 // or the error says what is.
-func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundle, id identity, conn *agentConn, im *wire.Images) error {
-	res := wire.Result{Version: wire.Version, Start: time.Now()}
-	pid, err := w.tryRestore(ctx, c, a, b, id, conn, im)
-	res.PID, res.Duration = pid, time.Since(res.Start)
+func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundle, conn *agentConn, im *wire.Images, req *wire.Request, hold *wire.Hold) error {
+	res := &wire.Result{Version: wire.Version, Start: time.Now()}
+	err := w.tryRestore(ctx, c, a, b, im, hold, res)
 	if err != nil {
 		res.Error = err.Error()
 	}
-	// The result is a help, not a promise: an agent that has gone away finds out
-	// by looking at the node, and the container runs or not all the same.
-	if serr := conn.send(&res, w.limits.cleanup); serr != nil {
-		err = errors.Join(err, c.logWarning(serr.Error()))
+	// A help, not a promise: an agent that has gone away finds the same on the
+	// node, and the container runs or not all the same.
+	if terr := w.tell(conn, req, res); terr != nil {
+		_ = c.logWarning(terr.Error())
 	}
 	return err
 }
 
-func (c *agentConn) send(res *wire.Result, timeout time.Duration) error {
-	if err := c.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-		return fmt.Errorf("tell the agent: %w", err)
+// tryRestore restores, and leaves on the node how it went: a mark when the
+// container runs, else a hold that says whether anything may be left.
+func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold, res *wire.Result) error {
+	if err := hold.Ordered(); err != nil {
+		return fmt.Errorf("%w: %w", errRestore, err)
 	}
-	return wire.Write(c, res)
-}
-
-// tryRestore returns the process id of the restored init.
-func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, id identity, conn *agentConn, im *wire.Images) (int, error) {
-	rec, err := w.prepare(c, a, b, im)
+	rec, err := w.prepare(c, a, b, im, hold)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errRestore, err)
+		err = fmt.Errorf("%w: %w", errRestore, err)
+		return errors.Join(err, hold.Failed(err, true))
 	}
 	// From here on there is something to clear away.
 	log := c.markLog()
-	p, err := w.runRestore(ctx, c, a, conn, im, rec)
+	p, err := w.runRestore(ctx, c, a, hold, im, rec)
+	if err == nil {
+		res.PID, res.Duration = p.PID, time.Since(res.Start)
+		err = hold.Restored(res)
+	}
 	if err != nil {
+		res.PID, res.Duration = 0, time.Since(res.Start)
 		err = fmt.Errorf("%w: %w%s", errRestore, err, explain(err, log, im))
 		if cerr := w.clear(c, a.id, rec); cerr != nil {
 			// The record stays: a delete or the agent tries again.
-			return 0, fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
+			err = fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
+			return errors.Join(err, hold.Failed(err, false))
 		}
-		return 0, errors.Join(err, w.dropRecord(a.id))
-	}
-	// Missing, this mark only makes a crash while the agent is away wait for it.
-	if err := writeMarkIn(w.consumedPath(id), map[string]string{"containerID": a.id}); err != nil {
-		_ = c.logWarning(err.Error())
+		return errors.Join(err, hold.Failed(err, true), w.dropRecord(a.id))
 	}
 	if err := w.dropRecord(a.id); err != nil {
 		_ = c.logWarning(err.Error())
 	}
-	return p.PID, nil
+	return nil
 }
 
 // explain adds what the logs say. After a restore that was ended they tell only
@@ -84,7 +83,7 @@ func explain(err error, log logPosition, im *wire.Images) string {
 // prepare refuses what cannot be restored or, if it failed, not be cleared
 // away, and leaves the record of a restore under way. After an error there is
 // nothing to clear away.
-func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images) (*restoring, error) {
+func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold) (*restoring, error) {
 	if err := b.restorable(a); err != nil {
 		return nil, err
 	}
@@ -98,7 +97,7 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images) (
 	if err != nil {
 		return nil, err
 	}
-	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path}
+	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path, Hold: hold.Path()}
 	// A failure ends whatever is in the cgroup: it must be ours alone.
 	if exists(rec.StateDir) {
 		return nil, fmt.Errorf("container %s exists already", a.id)
@@ -110,10 +109,10 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images) (
 }
 
 // runRestore lets runc restore and marks the container.
-func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, conn *agentConn, im *wire.Images, rec *restoring) (initProcess, error) {
+func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (initProcess, error) {
 	ctx, cancel := context.WithTimeout(ctx, im.Timeout)
 	defer cancel()
-	child, err := w.startRestore(c, a, conn, im)
+	child, err := w.startRestore(c, a, hold, im)
 	if err != nil {
 		return initProcess{}, err
 	}

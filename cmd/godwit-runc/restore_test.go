@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/wire"
 )
 
 func TestCreateBecomesRestore(t *testing.T) {
@@ -30,15 +32,18 @@ func TestCreateBecomesRestore(t *testing.T) {
 	for _, want := range []string{
 		"restore --detach --no-subreaper", "--image-path " + r.dir + "/images", "--work-path " + r.dir + "/work",
 		"CRIU_CONFIG_FILE=/etc/godwit/criu.conf",
-		// The connection to the agent, so that it ends only with runc.
-		"descriptor 3 is socket:",
+		// The hold, so that it ends only with runc.
+		"descriptor 3 is " + r.w.runDir + "/creates/",
 	} {
 		if !strings.Contains(r.calls(), want) {
 			t.Errorf("no %q in %s", want, r.calls())
 		}
 	}
-	if ok, err := r.w.consumed(identity{testPod, "app", ""}); !ok || err != nil {
-		t.Errorf("consumed mark: %v, %v", ok, err)
+	if mark, ok, err := wire.Restored(r.w.runDir, testPod, "app"); !ok || err != nil || mark == nil || mark.PID != pid || mark.Duration <= 0 {
+		t.Errorf("mark: %+v, %v, %v", mark, ok, err)
+	}
+	if h := r.holds(); len(h) != 0 {
+		t.Errorf("holds: %+v", h)
 	}
 	if exists(r.w.restoringPath(testID)) {
 		t.Error("the record of the restore is still there")
@@ -107,10 +112,17 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 			if !strings.Contains(r.calls(), "delete --force "+testID) {
 				t.Errorf("runc was not told to delete: %s", r.calls())
 			}
-			for _, p := range []string{r.dir + "/root/" + testID, r.w.restoringPath(testID), r.w.consumedPath(identity{testPod, "app", ""})} {
+			for _, p := range []string{r.dir + "/root/" + testID, r.w.restoringPath(testID)} {
 				if exists(p) {
 					t.Errorf("%s is still there", p)
 				}
+			}
+			if ok, err := r.w.consumed(identity{testPod, "app", ""}); ok || err != nil {
+				t.Errorf("consumed: %v, %v", ok, err)
+			}
+			// An agent that was not told finds it out.
+			if h := r.holds(); len(h) != 1 || h[0].Alive || !h[0].Ordered || !h[0].Cleared || h[0].Error != res.Error {
+				t.Errorf("holds: %+v", h)
 			}
 		})
 	}

@@ -10,9 +10,14 @@ import (
 
 // limits are the times a create may take.
 type limits struct {
-	// create bounds parking and restoring together. kubelet gives up after two
-	// minutes, and then kills the wrapper before it could clean up.
+	// create bounds parking and restoring together, counted from the beginning.
+	// kubelet gives up after two minutes, and then kills the wrapper before it
+	// could clean up.
 	create time.Duration
+	// park is when a create that is still parked ends, counted from the beginning.
+	// The agent gives it back earlier unless it hangs; a restore that is ordered
+	// at the last moment still has its time.
+	park time.Duration
 	// answer bounds the wait for the agent's first reply.
 	answer time.Duration
 	// agent is how long a container that belongs to a migration waits for an
@@ -21,13 +26,18 @@ type limits struct {
 	// cleanup bounds each step of ending a restore: the processes in its
 	// cgroup, runc itself, the removal of what it left.
 	cleanup time.Duration
+	// report bounds each of the two ways to tell the agent of a restore. It can be
+	// short: an agent that is not there finds all of it on the node.
+	report time.Duration
 }
 
 var defaultLimits = limits{
-	create:  100 * time.Second,
+	create:  95 * time.Second,
+	park:    65 * time.Second,
 	answer:  10 * time.Second,
 	agent:   20 * time.Second,
 	cleanup: 4 * time.Second,
+	report:  2 * time.Second,
 }
 
 // wrapper decorates runc.
@@ -38,6 +48,8 @@ type wrapper struct {
 	// cgroupRoot is where cgroup v2 is mounted.
 	cgroupRoot string
 	limits     limits
+	// began is when the create began: what its limits count from.
+	began time.Time
 }
 
 var _ Runtime = (*wrapper)(nil)

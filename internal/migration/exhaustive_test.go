@@ -107,17 +107,17 @@ func TestTargetRules(t *testing.T) {
 		bad := func(rule string) { t.Errorf("%s: %s for %+v", rule, DecideTarget(o), o) }
 		switch a := DecideTarget(o); a {
 		case TargetRestore:
-			if o.Handover != committed || o.Restored || o.RestoreFailed {
+			if o.Handover != committed || o.Restored || o.RestoreFailed || o.Restoring {
 				bad("restores without a commit, or again")
 			}
 		case TargetTakeBack:
-			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Report.State == v1alpha1.TargetRestored {
+			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Report.State == v1alpha1.TargetRestored {
 				bad("takes back a commit though the pod may run")
 			}
 		case TargetDiscard:
 			abortedTree := o.Handover == aborted && o.RestoreBegun && !o.TreeGone
 			noPod := o.Handover == committed && (o.PodGone || !o.Restored) && o.RestoreBegun && o.Phase == switching && o.Report.State == v1alpha1.TargetRestored
-			if !abortedTree && !noPod && (o.Handover != committed || !o.RestoreFailed || o.Restored) {
+			if !abortedTree && !noPod && (o.Handover != committed || !o.RestoreFailed || o.Restored) || o.Restoring && !noPod {
 				bad("discards what runs")
 			}
 		case TargetReportGone:
@@ -154,14 +154,14 @@ func TestTargetRules(t *testing.T) {
 				for _, state := range allTarget {
 					for _, digest := range []string{"", "d"} {
 						for _, verified := range []int32{1, 2} {
-							for _, flags := range combinations(10) {
+							for _, flags := range combinations(11) {
 								r := v1alpha1.TargetReport{State: state}
 								if flags[0] {
 									r.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonParkTimeout}
 								}
 								check(TargetObservation{Phase: phase, Handover: reg, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
 									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
-									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], VerifiedRounds: verified})
+									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], Restoring: flags[10], VerifiedRounds: verified})
 							}
 						}
 					}

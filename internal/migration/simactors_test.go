@@ -265,7 +265,7 @@ func (w *world) targetAgent() *actor {
 			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
 			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: w.tree == noRestore || w.tree == allCleaned,
 			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun(), PodGone: !w.target.exists || t.PodUID != w.target.uid,
-			VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
+			Restoring: w.tree == restoring, VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
 		switch action {

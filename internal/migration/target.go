@@ -25,8 +25,11 @@ type TargetObservation struct {
 	// restore has ended without success, or can no longer succeed.
 	Restored, RestoreFailed bool
 	// RestoreBegun: a create of the pod was, or may have been, told to restore
-	// on this node.
+	// since the node has started.
 	RestoreBegun bool
+	// Restoring: a restore is under way, or a wrapper lives that may have been told
+	// to begin one, by this agent or by the one before it.
+	Restoring bool
 	// TreeGone: nothing of the restored tree is left on this node (seen, not assumed).
 	TreeGone bool
 	// PodGone: the target pod object (by UID) no longer exists.
@@ -79,6 +82,8 @@ func DecideTarget(o TargetObservation) TargetAction {
 		switch {
 		case state == v1alpha1.TargetCleaned:
 			return TargetIdle
+		case o.Handover == v1alpha1.HandoverAborted && o.Restoring:
+			return TargetIdle // until it has ended: it could still make processes
 		case o.Handover == v1alpha1.HandoverAborted && o.RestoreBegun && !o.TreeGone:
 			return TargetDiscard
 		}
@@ -98,6 +103,10 @@ func DecideTarget(o TargetObservation) TargetAction {
 			return TargetIdle
 		case o.Restored:
 			return TargetReport
+		case o.Restoring:
+			// Neither is another one told, nor anything discarded, before it has ended:
+			// it could still make processes.
+			return TargetIdle
 		case o.RestoreFailed && !o.TreeGone:
 			return TargetDiscard
 		case o.RestoreFailed:

@@ -36,10 +36,9 @@ func Dial(ctx context.Context, runDir string) (*net.UnixConn, error) {
 
 // Listener accepts wrappers.
 //
-// A wrapper hands its connection on to the runc that restores: the agent reads
-// io.EOF only when neither of them lives any more. An EOF without a Result
-// therefore means that nothing will start a restore any more, and what it left
-// can be discarded for good.
+// The end of a connection means little: its agent may have gone, and the runc
+// that restores may outlive its wrapper by a moment. Whether a restore can still
+// begin or go on is told by the wrapper's Hold.
 type Listener struct {
 	l *net.UnixListener
 }
@@ -47,7 +46,11 @@ type Listener struct {
 // Listen makes the agent's socket in runDir, which is created with mode 0700
 // when missing. A socket that an earlier agent left is replaced in one step.
 func Listen(runDir string) (*Listener, error) {
-	if err := os.MkdirAll(runDir, 0o700); err != nil {
+	if err := os.MkdirAll(runDir, modeDir); err != nil {
+		return nil, fmt.Errorf("agent socket: %w", err)
+	}
+	// It may have been there already, made by somebody more generous.
+	if err := os.Chmod(runDir, modeDir); err != nil {
 		return nil, fmt.Errorf("agent socket: %w", err)
 	}
 	path := filepath.Join(runDir, SocketName)
@@ -72,19 +75,17 @@ func Listen(runDir string) (*Listener, error) {
 	return &Listener{l: l}, nil
 }
 
-// Accept waits for the next wrapper; others than root are hung up on.
-// net.ErrClosed after Close.
+// Accept waits for the next wrapper. Others than root are hung up on: ErrPeer,
+// after which the caller accepts the next. net.ErrClosed after Close.
 func (l *Listener) Accept() (*net.UnixConn, error) {
-	for {
-		conn, err := l.l.AcceptUnix()
-		if err != nil {
-			return nil, fmt.Errorf("agent socket: %w", err)
-		}
-		if checkPeer(conn) == nil {
+	conn, err := l.l.AcceptUnix()
+	if err == nil {
+		if err = checkPeer(conn); err == nil {
 			return conn, nil
 		}
 		_ = conn.Close()
 	}
+	return nil, fmt.Errorf("agent socket: %w", err)
 }
 
 // Close ends Accept. The socket file stays, refusing connections, until the

@@ -131,50 +131,92 @@ func TestOnlyRootIsAccepted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	accepted := make(chan bool, 1)
+	accepted := make(chan error, 1)
 	go func() {
 		conn, err := l.Accept()
 		if err == nil {
 			_ = conn.Close()
 		}
-		accepted <- err == nil
+		accepted <- err
 	}()
 	if err := connectAs(65534, filepath.Join(dir, SocketName)); err != nil {
 		t.Fatal(err)
 	}
-	_ = l.Close()
-	if <-accepted {
-		t.Error("the agent accepted a connection of another user")
+	if err := <-accepted; !errors.Is(err, ErrPeer) {
+		t.Errorf("the agent accepted a connection of another user: %v", err)
+	}
+}
+
+// The wrapper does not believe an agent that is not root's either.
+func TestOnlyRootIsAsked(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to act as another user")
+	}
+	dir, err := os.MkdirTemp("", "wire")
+	must(t, err)
+	defer os.RemoveAll(dir)
+	must(t, os.Chmod(dir, 0o777))
+	fd, err := as(65534, func() (int, error) {
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return -1, err
+		}
+		return fd, errors.Join(syscall.Bind(fd, &syscall.SockaddrUnix{Name: filepath.Join(dir, SocketName)}), syscall.Listen(fd, 1))
+	})
+	must(t, err)
+	defer syscall.Close(fd)
+	if conn, err := Dial(context.Background(), dir); !errors.Is(err, ErrPeer) {
+		t.Errorf("connected to %v: %v", conn, err)
+	}
+}
+
+func TestListenClosesTheDirectoryToOthers(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Chmod(dir, 0o777))
+	l, err := Listen(dir)
+	must(t, err)
+	defer l.Close()
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
 	}
 }
 
 // connectAs connects as another user and waits for the other side to hang up.
-// On Linux credentials belong to the thread: this one is given up afterwards.
 func connectAs(uid int, path string) error {
-	done := make(chan error)
+	_, err := as(uid, func() (int, error) {
+		fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return 0, err
+		}
+		defer syscall.Close(fd)
+		if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
+			return 0, err
+		}
+		if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 10}); err != nil {
+			return 0, err
+		}
+		n, err := syscall.Read(fd, make([]byte, 1))
+		if err != nil || n != 0 {
+			return 0, fmt.Errorf("not hung up on: read %d, %w", n, err)
+		}
+		return 0, nil
+	})
+	return err
+}
+
+// as calls fn as another user. On Linux credentials belong to the thread: this
+// one is given up afterwards.
+func as(uid int, fn func() (int, error)) (n int, err error) {
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- func() error {
-			if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-				return errno
-			}
-			fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer syscall.Close(fd)
-			if err := syscall.Connect(fd, &syscall.SockaddrUnix{Name: path}); err != nil {
-				return err
-			}
-			if err := syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: 10}); err != nil {
-				return err
-			}
-			n, err := syscall.Read(fd, make([]byte, 1))
-			if err != nil || n != 0 {
-				return fmt.Errorf("not hung up on: read %d, %w", n, err)
-			}
-			return nil
-		}()
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			err = errno
+			return
+		}
+		n, err = fn()
 	}()
-	return <-done
+	<-done
+	return n, err
 }

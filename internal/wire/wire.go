@@ -7,6 +7,11 @@
 // A conversation is: the wrapper sends one Request; the agent answers with one
 // or more Replies. Pass and Fail end the conversation. Park means: wait, another
 // Reply follows. After Restore the wrapper restores, sends one Result and ends.
+//
+// Either side may lose the other. A parked wrapper whose agent goes away asks
+// again with the same Request, marked as Parked; one that has restored for an
+// agent that went away brings its Result in a Request of its own. What neither
+// can tell the other is on the node: see Hold.
 package wire
 
 import (
@@ -21,7 +26,7 @@ import (
 const (
 	// Version of the protocol. Both sides come out of the same image; a
 	// mismatch means a half-done upgrade and is an error.
-	Version = 1
+	Version = 2
 	// MaxMessage is the largest message in bytes.
 	MaxMessage = 64 << 10
 	// SocketName is the socket's name in the agent's run directory.
@@ -48,6 +53,15 @@ type Request struct {
 	SandboxID     string `json:"sandboxID"`
 	ContainerID   string `json:"containerID"`
 	Bundle        string `json:"bundle"`
+	// Waited is how long the create has waited so far: its time is limited as a
+	// whole, whichever agents it waited for.
+	Waited time.Duration `json:"waited,omitempty"`
+	// Parked: an agent that is gone has parked this create. It is not created
+	// from its image, whatever this agent knows of it.
+	Parked bool `json:"parked,omitempty"`
+	// Result of the restore that an agent that is gone has ordered. Nothing is
+	// asked then; the agent answers Noted.
+	Result *Result `json:"result,omitempty"`
 }
 
 // Verdict is the agent's answer.
@@ -62,6 +76,8 @@ const (
 	Restore Verdict = "restore"
 	// Fail: it must neither be restored nor started.
 	Fail Verdict = "fail"
+	// Noted: the Result has arrived.
+	Noted Verdict = "noted"
 )
 
 // Reply is the agent's answer to a Request.

@@ -191,16 +191,6 @@ func (t *targetSession) restoreLimit(m *v1alpha1.Migration) (time.Duration, erro
 	return limit, nil
 }
 
-// restoring: a wrapper was told to restore and has not said how it ended.
-func (t *targetSession) restoring() bool {
-	for _, l := range t.parking.ofPod(t.podUID) {
-		if _, told, gone, res := l.state(); told && !gone && res == nil {
-			return true
-		}
-	}
-	return false
-}
-
 // tooLate fails the parked creates of a commit that has to be taken back.
 func (t *targetSession) tooLate(why error) {
 	t.restoreFailed = true // also when no create is parked

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,8 +50,8 @@ func newParking(a *Agent) *parking {
 	return &parking{agent: a, lots: map[lotKey]*parked{}}
 }
 
-// serve listens until ctx ends. Parked creates are hung up on then: the wrapper
-// fails its create and kubelet tries again, by when another agent serves.
+// serve listens until ctx ends. Parked creates are hung up on then: their
+// wrappers come again with the same request, to the agent that serves next.
 func (p *parking) serve(ctx context.Context, runDir string) error {
 	l, err := wire.Listen(runDir)
 	if err != nil {
@@ -65,10 +63,17 @@ func (p *parking) serve(ctx context.Context, runDir string) error {
 	defer wg.Wait()
 	for {
 		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.Close()
 			}
+			return nil
+		case errors.Is(err, wire.ErrPeer):
+			wrapperRequests.WithLabelValues("foreign").Inc()
+			ctrl.Log.WithName("parking").Info("hung up on a foreign process", "error", err.Error())
+			continue
+		case err != nil:
 			return err
 		}
 		wg.Add(1)
@@ -99,11 +104,17 @@ func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	reply := p.verdict(ctx, req)
+	if ctx.Err() != nil {
+		return ctx.Err() // the next agent answers
+	}
 	wrapperRequests.WithLabelValues(string(reply.Verdict)).Inc()
 	if reply.Verdict != wire.Park {
+		if reply.Verdict == wire.Noted {
+			p.agent.wakeTargets()
+		}
 		return wire.Write(conn, reply)
 	}
-	lot := &parked{req: req, since: p.agent.Now(), conn: conn}
+	lot := &parked{req: req, since: p.agent.Now().Add(-max(req.Waited, 0)), conn: conn}
 	if err := p.park(lot); err != nil {
 		return wire.Write(conn, failReply(v1alpha1.ReasonAgentError, err.Error()))
 	}
@@ -128,6 +139,22 @@ func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
 // a Migration whose target is this very pod on this node.
 func (p *parking) verdict(ctx context.Context, req wire.Request) wire.Reply {
 	m, err := p.migrationOf(ctx, req.PodUID)
+	if req.Result != nil {
+		if m != nil {
+			p.settle(req)
+		}
+		return wire.Reply{Version: wire.Version, Verdict: wire.Noted}
+	}
+	reply := p.verdictOf(ctx, m, err, req)
+	if req.Parked && reply.Verdict == wire.Pass {
+		// Another agent has seen that it is to be restored. That the Migration has
+		// ended since then does not let it start from its image.
+		return failReply(v1alpha1.ReasonCancelled, "the migration that this create was parked for has ended")
+	}
+	return reply
+}
+
+func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err error, req wire.Request) wire.Reply {
 	switch {
 	case err != nil:
 		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
@@ -184,18 +211,34 @@ func (p *parking) migrationOf(ctx context.Context, podUID string) (*v1alpha1.Mig
 // consumed says whether the container's image set has been restored once: then
 // a create is a restart and starts from the image.
 func (a *Agent) consumed(podUID, container string) bool {
-	_, err := os.Stat(a.markPath(podUID, container))
-	return err == nil
+	_, found, err := wire.Restored(a.RunDir, podUID, container)
+	return found && err == nil
 }
 
-func (a *Agent) markPath(podUID, container string) string {
-	return filepath.Join(a.RunDir, "restored", podUID, container)
+// settle takes the result of a restore that an earlier agent ordered, as if this
+// one had. The node says the same, but not at once.
+func (p *parking) settle(req wire.Request) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := lotKey{req.PodUID, req.ContainerName}
+	l := p.lots[key]
+	if l == nil {
+		l = &parked{req: req, since: p.agent.Now(), told: true, gone: true}
+		p.lots[key] = l
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.req.ContainerID == req.ContainerID && l.told && l.result == nil {
+		l.result = req.Result
+	}
 }
 
 // park registers a lot. A second create of the same container takes the place
-// of one that only waited, whose wrapper must be dead: kubelet runs one at a
-// time. One that was told to restore keeps its place until the session has drawn
-// its conclusion: an image set is restored once.
+// of one that only waited: kubelet runs one at a time, so the first one's wrapper
+// is dead, or about to be killed. The same create may come twice, when it has
+// seen the end of a connection before this agent did. One that was told to
+// restore keeps its place until the session has drawn its conclusion: an image
+// set is restored once.
 func (p *parking) park(l *parked) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -204,10 +247,17 @@ func (p *parking) park(l *parked) error {
 		old.mu.Lock()
 		told := old.told
 		old.mu.Unlock()
-		if told {
+		switch {
+		case told:
 			return errors.New("another create of the same container was told to restore")
+		case old.req.ContainerID == l.req.ContainerID:
+			_ = old.conn.Close()
+		case l.req.Parked:
+			return errors.New("another create of the same container has come since this one was parked")
+		default:
+			// Told, not hung up on: it would come again.
+			old.fail(v1alpha1.ReasonCancelled, "another create of the same container has come")
 		}
-		_ = old.conn.Close()
 	}
 	p.lots[key] = l
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
@@ -28,8 +29,6 @@ type targetSession struct {
 	loaded bool
 	// nodeUID of this node's Node object, as of when the session began.
 	nodeUID types.UID
-	// since is when the session began.
-	since time.Time
 	// committed: this session's own commit was accepted; the cache may not show
 	// it yet.
 	committed bool
@@ -70,7 +69,7 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		if err := t.Live.Get(ctx, client.ObjectKey{Name: t.NodeName}, &node); err != nil {
 			return never, false, fmt.Errorf("read the Node: %w", err)
 		}
-		t.loaded, t.since, t.nodeUID = true, t.Now(), node.UID
+		t.loaded, t.nodeUID = true, node.UID
 	}
 	t.podUID = string(m.Status.Target.PodUID)
 	t.see(m)
@@ -85,6 +84,9 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 	if action == migration.TargetIdle {
 		if t.report.State == v1alpha1.TargetRestored && migration.Finished(m.Status.Phase) {
 			return never, true, t.removeWork()
+		}
+		if o.Restoring && o.Handover != "" && t.report.State != v1alpha1.TargetCleaned {
+			return again(holdInterval), false, nil
 		}
 		return t.nextLook(), !targetNeeded(m) || t.report.State == v1alpha1.TargetCleaned, nil
 	}
@@ -133,19 +135,17 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 	}
 	o.Parked, o.Restored = len(t.containers) > 0, len(t.containers) > 0
 	for _, name := range t.containers {
-		restored := t.consumed(t.podUID, name)
-		o.RestoreBegun = o.RestoreBegun || t.restoreBegun(name)
-		o.Restored = o.Restored && restored
-		l := t.parking.lot(t.podUID, name)
-		if l == nil {
-			o.Parked = false
-			o.RestoreFailed = o.RestoreFailed || !restored && o.Handover == v1alpha1.HandoverCommitted && t.cannotRestore(pod)
-			continue
+		f := t.createFacts(name)
+		o.Parked = o.Parked && f.waiting
+		o.Restored = o.Restored && f.restored
+		o.RestoreBegun = o.RestoreBegun || f.restored || f.restoring || f.failed
+		o.Restoring = o.Restoring || f.restoring
+		o.RestoreFailed = o.RestoreFailed || f.failed
+		if l := t.parking.lot(t.podUID, name); f.waiting && l != nil {
+			o.ParkExpired = o.ParkExpired || t.Now().Sub(l.since) > t.Timeouts.Park
+		} else if o.Handover == v1alpha1.HandoverCommitted && l == nil && !f.restored && t.cannotRestore(pod) {
+			o.RestoreFailed = true
 		}
-		waiting, told, gone, res := l.state()
-		o.Parked = o.Parked && waiting
-		o.ParkExpired = o.ParkExpired || waiting && t.Now().Sub(l.since) > t.Timeouts.Park
-		o.RestoreFailed = o.RestoreFailed || res != nil && res.Error != "" || told && gone && res == nil && !restored
 	}
 	return o
 }
@@ -296,6 +296,9 @@ func (t *targetSession) clean(ctx context.Context) error {
 	t.giveBack(v1alpha1.ReasonCancelled, "the migration was rolled back")
 	if err := t.removeWork(); err != nil {
 		return err
+	}
+	if err := wire.RemoveHolds(t.RunDir, t.podUID); err != nil && !errors.Is(err, wire.ErrHeld) {
+		return err // one that is held still is swept later
 	}
 	t.report.State = v1alpha1.TargetCleaned
 	return t.publish(ctx)

@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"godwit.dev/godwit/api/v1alpha1"
@@ -18,31 +16,6 @@ import (
 // killInterval is when to look again whether killed containers are gone:
 // containerd tells of an exit only those who wait for it.
 const killInterval = 200 * time.Millisecond
-
-// restoreBegun says whether the container's create was told to restore since
-// the node has started: the work directory, made right before, and the mark,
-// made right after, are in memory and go with it. So does every process.
-func (t *targetSession) restoreBegun(name string) bool {
-	if t.consumed(t.podUID, name) {
-		return true
-	}
-	if l := t.parking.lot(t.podUID, name); l != nil {
-		if _, told, _, _ := l.state(); told {
-			return true
-		}
-	}
-	_, err := os.Stat(filepath.Join(t.RunDir, "work", string(t.uid), name, "restore"))
-	return !errors.Is(err, os.ErrNotExist)
-}
-
-// restoreEnds is how long a restore may still run that an agent before this one
-// has told: nobody here would hear of its end.
-func (t *targetSession) restoreEnds(name string) time.Duration {
-	if t.parking.lot(t.podUID, name) != nil || !t.restoreBegun(name) || t.consumed(t.podUID, name) {
-		return 0
-	}
-	return t.Timeouts.Restore - t.Now().Sub(t.since)
-}
 
 // killRestored ends containers that were restored, and says whether none of
 // them runs. They are containerd's like any others, so it is containerd who

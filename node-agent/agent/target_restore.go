@@ -172,7 +172,7 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 			return never, err
 		}
 	}
-	if err := t.discardEarlier(ctx); err != nil {
+	if err := t.noteCreates(ctx); err != nil {
 		return never, err
 	}
 	if err := t.unpack(ctx); err != nil {
@@ -182,9 +182,6 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 	}
 	limit, late := t.restoreLimit(m)
 	if late != nil {
-		if t.restoring() {
-			return again(time.Second), nil // its wrapper ends it in time
-		}
 		t.tooLate(late)
 		return now, nil
 	}
@@ -194,26 +191,21 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 	return again(time.Second), nil
 }
 
-// discardEarlier makes sure that an earlier restore of the same container, whose
-// wrapper may have been killed, has left nothing that runs before the image set
-// is used again.
-func (t *targetSession) discardEarlier(ctx context.Context) error {
+// noteCreates publishes which creates are to be restored. An earlier create of
+// the same container has begun nothing: one that was told to restore has either
+// succeeded or failed, and then there is no other.
+func (t *targetSession) noteCreates(ctx context.Context) error {
+	changed := false
 	for _, name := range t.containers {
 		l, c := t.parking.lot(t.podUID, name), t.container(name)
-		if l == nil || c.ContainerID == l.req.ContainerID {
-			continue
-		}
-		if c.ContainerID != "" {
-			if err := t.Node.Killer.Discard(ctx, c.ContainerID, t.bundle(c.ContainerID)); err != nil {
-				return fmt.Errorf("discard the earlier create of %s: %w", name, err)
-			}
-		}
-		c.ContainerID, c.ParkedAt = l.req.ContainerID, microTime(l.since)
-		if err := t.publish(ctx); err != nil {
-			return err
+		if l != nil && c.ContainerID != l.req.ContainerID {
+			c.ContainerID, c.ParkedAt, changed = l.req.ContainerID, microTime(l.since), true
 		}
 	}
-	return nil
+	if !changed {
+		return nil
+	}
+	return t.publish(ctx)
 }
 
 // bundle is the OCI bundle of a container whose create is no longer parked.
@@ -223,23 +215,30 @@ func (t *targetSession) bundle(id string) string { return filepath.Join(t.Bundle
 func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migration) error {
 	var last time.Time
 	for _, name := range t.containers {
-		l := t.parking.lot(t.podUID, name)
-		if l == nil {
-			continue
+		// The mark says how it went also to an agent that was not there.
+		res, _, err := wire.Restored(t.RunDir, t.podUID, name)
+		if err != nil {
+			return err
 		}
-		if _, _, _, res := l.state(); res != nil {
+		l := t.parking.lot(t.podUID, name)
+		if l != nil {
+			t.container(name).ContainerID = l.req.ContainerID
+			if _, _, _, told := l.state(); told != nil {
+				res = told
+			}
+			t.parking.drop(l)
+		}
+		if res != nil {
 			c := t.container(name)
-			c.ContainerID = l.req.ContainerID
 			c.Restore = &v1alpha1.RestoreStatus{StartTime: metav1.NewMicroTime(res.Start), Duration: duration(res.Duration)}
 			restoreDuration.Observe(res.Duration.Seconds())
 			if end := res.Start.Add(res.Duration); end.After(last) {
 				last = end
 			}
 		}
-		t.parking.drop(l)
 	}
 	if last.IsZero() {
-		last = t.Now() // an agent that restarted meanwhile has not seen the end
+		last = t.Now() // the marks do not tell
 	}
 	t.report.State = v1alpha1.TargetRestored
 	t.report.RestoredAt = microTime(last)
@@ -257,41 +256,26 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 }
 
 // discard removes what was restored, or what a failed restore left, and proves
-// that it is gone. While a restore still runs it waits for its end.
+// that it is gone. Nobody restores any more when it is called (see
+// DecideTarget); what is still parked is given back.
 func (t *targetSession) discard(ctx context.Context, m *v1alpha1.Migration) (again, error) {
-	var msgs []string
-	for _, name := range t.containers {
-		l := t.parking.lot(t.podUID, name)
-		if l == nil {
-			if left := t.restoreEnds(name); left > 0 {
-				return again(left), nil
-			}
-			continue
-		}
-		_, told, gone, res := l.state()
-		if told && !gone && res == nil {
-			return never, nil
-		}
-		if res != nil && res.Error != "" {
-			msgs = append(msgs, name+": "+res.Error)
-		}
-	}
+	t.giveBack(v1alpha1.ReasonRestoreFailed, "the pod is removed from this node")
 	if gone, err := t.killRestored(ctx); err != nil || !gone {
 		return again(killInterval), err
 	}
+	var msgs []string
 	for _, name := range t.containers {
-		if !t.restoreBegun(name) || t.consumed(t.podUID, name) {
-			continue // nothing was begun since the node started, or it was just killed
+		left, said, err := t.leftovers(name)
+		if err != nil {
+			return never, err
 		}
-		id := t.container(name).ContainerID
-		if l := t.parking.lot(t.podUID, name); l != nil {
-			id = l.req.ContainerID
+		if said != "" {
+			msgs = append(msgs, name+": "+said)
 		}
-		if id == "" {
-			continue // its create never came
-		}
-		if err := t.Node.Killer.Discard(ctx, id, t.bundle(id)); err != nil {
-			return never, fmt.Errorf("discard the failed restore of %s: %w", name, err)
+		for _, id := range left {
+			if err := t.Node.Killer.Discard(ctx, id, t.bundle(id)); err != nil {
+				return never, fmt.Errorf("discard the failed restore of %s: %w", name, err)
+			}
 		}
 	}
 	for _, name := range t.containers {
