@@ -88,21 +88,17 @@ func TestTheProbesEndTheFreeze(t *testing.T) {
 func TestTheSourceIsKilledAfterTheCommit(t *testing.T) {
 	c := newCluster(t)
 	pod := c.startPod("app", liveness(10, 3))
-	n1, n2 := c.node("n1"), c.node("n2")
-	reached, release := make(chan struct{}), make(chan struct{})
-	n2.beforeRestore = func() {
-		close(reached)
-		<-release
-	}
+	n1 := c.node("n1")
+	reached, resume := c.stopAt(told)
 	m := c.migrate("app")
-	<-reached
+	c.await(m, "the restore", reached)
 	n1.killFrozen(pod)
 	c.eventually("the source agent to say that the source was killed", func() bool {
 		return c.get(m) && m.Status.Source.Failure != nil && m.Status.Source.Failure.Reason == v1alpha1.ReasonSourceKilled
 	}, m)
 	c.eventually("kubelet to be refused a new container again and again", func() bool { return n1.refusals() >= 3 }, m)
 	c.eventually("the message to tell it", func() bool { return c.get(m) && strings.Contains(m.Status.Message, "kubelet killed") }, m)
-	close(release)
+	resume(true)
 	c.awaitPhase(m, v1alpha1.PhaseSucceeded)
 	c.runsOn("n2")
 }
@@ -113,18 +109,14 @@ func TestTheSourceIsKilledAndTheRestoreFails(t *testing.T) {
 	c := newCluster(t)
 	pod := c.startPod("app", liveness(10, 3))
 	n1, n2 := c.node("n1"), c.node("n2")
-	reached, release := make(chan struct{}), make(chan struct{})
 	n2.failRestores = 1
-	n2.beforeRestore = func() {
-		close(reached)
-		<-release
-	}
+	reached, resume := c.stopAt(told)
 	m := c.migrate("app")
-	<-reached
+	c.await(m, "the restore", reached)
 	n1.killFrozen(pod)
 	c.eventually("kubelet to be refused a new container", func() bool { return n1.refusals() > 0 }, m)
 	c.ledger.lost()
-	close(release)
+	resume(true)
 	c.awaitPhase(m, v1alpha1.PhaseFailed)
 	if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonRestoreFailed || !strings.Contains(f.Message, "kubelet killed") {
 		t.Errorf("failure %+v", f)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
-	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/fake"
 )
@@ -35,11 +33,11 @@ type simNode struct {
 	runDir string
 	fake   *fake.Runtime
 
-	// failRestores makes the next restores fail after having begun.
+	// failRestores makes the next restores fail after having begun; hook is called
+	// at points of a restore (see point) and says whether the wrapper lives on.
 	mu           sync.Mutex
 	failRestores int
-	// beforeRestore is called when a wrapper was told to restore.
-	beforeRestore func()
+	hook         func(p point) (lives bool)
 	// refused counts the creates that a guard refused.
 	refused int
 	creates []string // verdicts in the order they were given
@@ -195,104 +193,6 @@ func (n *simNode) runGate(ctx context.Context, pod *corev1.Pod, deleted <-chan s
 			}
 		}
 	}
-}
-
-// create is containerd's create of the application container: through the
-// wrapper for pods of the runtime class, else plainly.
-func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan struct{}) *fake.Container {
-	name := pod.Spec.Containers[0].Name
-	// The runtime asks its plugins first.
-	if n.fake.Create(string(pod.UID)) != nil {
-		n.mu.Lock()
-		n.refused++
-		n.mu.Unlock()
-		return nil
-	}
-	if ptr.Deref(pod.Spec.RuntimeClassName, "") != v1alpha1.RuntimeClassName {
-		return n.start(ctx, pod, name)
-	}
-	conn, err := wire.Dial(ctx, n.runDir)
-	if err != nil {
-		return nil // fails closed: the pod carries the annotation
-	}
-	defer conn.Close()
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		select {
-		case <-deleted: // kubelet cancels the create of a pod it deletes
-			_ = conn.Close()
-		case <-done:
-		}
-	}()
-	id := n.newID(pod, name)
-	bundle := filepath.Join(n.runDir, "bundles", id)
-	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
-		n.t.Error(err)
-		return nil
-	}
-	req := wire.Request{Version: wire.Version, PodUID: string(pod.UID), ContainerName: name, SandboxID: "sandbox-" + pod.Name, ContainerID: id, Bundle: bundle}
-	if err := wire.Write(conn, req); err != nil {
-		return nil
-	}
-	r := wire.NewReader(conn)
-	for {
-		var reply wire.Reply
-		if err := r.Read(&reply); err != nil {
-			return nil
-		}
-		n.mu.Lock()
-		n.creates = append(n.creates, string(reply.Verdict))
-		n.mu.Unlock()
-		switch reply.Verdict {
-		case wire.Park:
-			continue
-		case wire.Pass:
-			return n.start(ctx, pod, name)
-		case wire.Restore:
-			return n.restore(ctx, pod, conn, req, *reply.Images)
-		default:
-			return nil
-		}
-	}
-}
-
-// restore is the wrapper's part after the verdict.
-func (n *simNode) restore(ctx context.Context, pod *corev1.Pod, conn interface{ Write([]byte) (int, error) }, req wire.Request, img wire.Images) *fake.Container {
-	res := wire.Result{Version: wire.Version, Start: time.Now()}
-	n.mu.Lock()
-	fail := n.failRestores > 0
-	if fail {
-		n.failRestores--
-	}
-	hold := n.beforeRestore
-	n.mu.Unlock()
-	if hold != nil {
-		hold()
-	}
-	info := runtime.Container{ID: req.ContainerID, Name: req.ContainerName, PodUID: req.PodUID, SandboxID: req.SandboxID, Bundle: req.Bundle}
-	if fail {
-		res.Error = "criu: broken on purpose"
-		_ = wire.Write(conn, res)
-		return nil
-	}
-	c, err := n.fake.Restore(img.Dir, info)
-	if err != nil {
-		res.Error = err.Error()
-		_ = wire.Write(conn, res)
-		return nil
-	}
-	mark := filepath.Join(n.runDir, "restored", req.PodUID)
-	if err := os.MkdirAll(mark, 0o700); err == nil {
-		err = os.WriteFile(filepath.Join(mark, req.ContainerName), nil, 0o600)
-		if err != nil {
-			n.t.Error(err)
-		}
-	}
-	n.wg.Go(func() { n.ledger.run(ctx, c) })
-	res.PID, res.Duration = c.Info().PID, time.Since(res.Start)
-	_ = wire.Write(conn, res)
-	return c
 }
 
 // start starts a container from its image.
