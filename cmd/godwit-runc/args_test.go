@@ -5,6 +5,7 @@ package main
 
 import (
 	"errors"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -105,6 +106,10 @@ func TestRestoreArgs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// The id names the create's hold, which is neither elsewhere nor hidden.
+		if strings.ContainsRune(a.id, '~') || filepath.Base(a.id) != a.id {
+			t.Fatalf("id %q", a.id)
+		}
 		if got := c.restoreArgs(a, "/i", "/w"); !slices.Equal(got, words(tc.want)) {
 			t.Errorf("got  %q\nwant %q", got, words(tc.want))
 		}
@@ -114,7 +119,7 @@ func TestRestoreArgs(t *testing.T) {
 func FuzzArguments(f *testing.F) {
 	for _, s := range []string{
 		"--root /r --log /l --log-format json create --bundle /b --pid-file /p ID",
-		"-root=/r start ID", "--new x create ID", "-- create -- ID", "create --shiny ID ID2", "- create", "--= create",
+		"-root=/r start ID", "--new x create ID", "-- create -- ID", "create --shiny ID ID2", "- create", "--= create", "create .ID", "create ID~", "create ..",
 	} {
 		f.Add(strings.ReplaceAll(s, " ", "\x00"))
 	}
@@ -154,6 +159,10 @@ func FuzzArguments(f *testing.F) {
 		}
 		if strings.ContainsRune(a.id, '/') || a.id == "" || a.id == ".." || !slices.Contains(c.rest, a.id) {
 			t.Fatalf("id %q of %q", a.id, c.rest)
+		}
+		// The id names the create's hold, which is neither elsewhere nor hidden.
+		if strings.ContainsRune(a.id, '~') || filepath.Base(a.id) != a.id {
+			t.Fatalf("id %q", a.id)
 		}
 		if got := c.restoreArgs(a, "/i", "/w"); got[len(got)-1] != a.id || !slices.Equal(got[:len(c.globals)], c.globals) {
 			t.Fatalf("restore with %q", got)

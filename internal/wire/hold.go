@@ -26,6 +26,8 @@ const (
 	// restoredDir/<pod UID>/<container> the marks of containers that were restored.
 	holdsDir    = "creates"
 	restoredDir = "restored"
+	// unnamed ends the name of a hold that is not locked yet. No id contains it.
+	unnamed = "~"
 	// maxHold is the largest hold that is read, in bytes.
 	maxHold = 64 << 10
 	// maxError is how much of an error is kept, in bytes.
@@ -75,7 +77,7 @@ func TakeHold(runDir string, req *Request) (*Hold, error) {
 		return nil, fmt.Errorf("hold: %w", err)
 	}
 	// It gets its name once it is locked: an agent never sees it otherwise.
-	temp := filepath.Join(filepath.Dir(h.path), "."+req.ContainerID)
+	temp := h.path + unnamed
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_RDWR|os.O_APPEND, modeFile)
 	if err != nil {
 		return nil, fmt.Errorf("hold: %w", err)
@@ -199,7 +201,7 @@ func Holds(runDir, podUID, container string) ([]HoldState, error) {
 	}
 	var found []HoldState
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") {
+		if strings.HasSuffix(e.Name(), unnamed) {
 			continue
 		}
 		s, err := readHold(filepath.Join(dir, e.Name()))

@@ -62,6 +62,16 @@ func TestHoldTellsWhatBecameOfACreate(t *testing.T) {
 	}
 }
 
+// Every id that runc accepts is seen.
+func TestHoldOfAnyID(t *testing.T) {
+	for _, id := range []string{".hidden", "a+b", "_", "-", "x.new"} {
+		dir := t.TempDir()
+		h := take(t, dir, id)
+		one(t, dir, HoldState{ContainerID: id, Bundle: "/b/" + id, Alive: true})
+		must(t, h.Release())
+	}
+}
+
 func TestHoldWithoutAnOrderLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	must(t, take(t, dir, "c1").Release())

@@ -30,8 +30,12 @@ func TestRestarts(t *testing.T) {
 	}{
 		{"source-precopying", harness.InPhase(v1alpha1.PhasePreCopying), source, true},
 		{"source-frozen", harness.SourceState(v1alpha1.SourceFrozen), source, false},
+		// The parked create waits for the agent's successor: arrived checks that
+		// kubelet did not have to repeat it.
+		{"target-parked", harness.TargetState(v1alpha1.TargetParked), target, true},
 		{"target-committed", harness.Committed, target, false},
 		{"manager-committed", harness.Committed, manager, true},
+		{"source-completing", harness.InPhase(v1alpha1.PhaseCompleting), source, true},
 	} {
 		s.step(c.name, func() {
 			s.must(s.AwaitReady(s.ctx))
