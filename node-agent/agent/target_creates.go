@@ -30,11 +30,11 @@ type createFacts struct {
 // judgeCreate judges one container. holds have to be read before restored.
 func judgeCreate(l *parked, holds []wire.HoldState, restored bool) createFacts {
 	f := createFacts{restored: restored}
-	alive := false // the lot's own wrapper, or the runc it started
+	var own wire.HoldState // the lot's
 	for _, h := range holds {
 		switch {
 		case l != nil && h.ContainerID == l.req.ContainerID:
-			alive = h.Alive
+			own = h
 		case h.Alive:
 			// It is not connected: it waits to ask this agent, or carries out an
 			// order of the one before. Which of the two cannot be told.
@@ -50,7 +50,9 @@ func judgeCreate(l *parked, holds []wire.HoldState, restored bool) createFacts {
 		case !told:
 		case res != nil:
 			f.failed = f.failed || res.Error != ""
-		case gone && !alive:
+			// A wrapper that could not end its runc says so, and ends.
+			f.restoring = f.restoring || res.Error != "" && own.Alive && !own.Cleared
+		case gone && !own.Alive:
 			f.failed = true
 		default:
 			f.restoring = true
