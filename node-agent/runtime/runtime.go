@@ -30,8 +30,12 @@ var (
 	// ErrChainBroken: the pre-dump or dump failed after it may have cleared the
 	// soft-dirty bits. The chain must start again with a full round.
 	ErrChainBroken = errors.New("dump failed, the chain of images cannot be continued")
-	// ErrNoSpace: the volume or the node's disk is full. Nothing was lost.
+	// ErrNoSpace: the volume or the node's disk is full, or a quota is used up.
+	// Nothing was lost.
 	ErrNoSpace = errors.New("no space left")
+	// ErrGivenUp: the final dump had not ended by its deadline and was killed.
+	// Thaw the container; its images are worthless.
+	ErrGivenUp = errors.New("the dump was given up at its deadline")
 )
 
 // Container is a container that runs on this node.
@@ -88,6 +92,10 @@ type DumpOptions struct {
 	// Track asks for dirty tracking to be on after the dump, so that another
 	// dump can build on this one.
 	Track bool
+	// Deadline is when a final dump is given up if it has not ended, so that a
+	// volume that does not answer cannot hold the container; zero means never.
+	// A pre-dump has its context for this.
+	Deadline time.Time
 }
 
 // DumpStats are the measurements of a dump.
@@ -112,9 +120,16 @@ type Checkpointer interface {
 	PreDump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
 	// Dump writes everything else and the memory that changed since the parent.
 	// The container must be frozen before and is still frozen afterwards, also
-	// on error. Cancelling ctx does not end a dump that has begun: killing CRIU
-	// can leave its parasite in the tasks; the call returns when the dump ended.
+	// on error. Cancelling ctx does not end a dump that has begun, for the agent
+	// going down is no reason to give a dump up; o.Deadline does: the dump is
+	// killed, and the call returns ErrGivenUp once nothing of it is left or a
+	// bounded wait for that is over. The container may run then: Thaw it.
 	Dump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
+	// Settle returns when no dump or pre-dump of the container runs any more,
+	// one that an earlier agent has started included. What still runs at the
+	// deadline is killed, and then the error is ErrGivenUp. To be called before
+	// a container is thawed by an agent that did not freeze it itself.
+	Settle(ctx context.Context, c Container, deadline time.Time) error
 }
 
 // Freezer stops all tasks of a container without their noticing.

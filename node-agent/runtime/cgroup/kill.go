@@ -95,6 +95,24 @@ func (c *Control) KillAll(ctx context.Context, dir string) error {
 	}
 }
 
+// AwaitEmpty returns when no process is left in a cgroup directory and below, or
+// it is gone; the error of ctx when that ends before.
+func (c *Control) AwaitEmpty(ctx context.Context, dir string) error {
+	r, err := c.open(dir)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	err = await(ctx, r, func(e events) bool { return !e.populated })
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
 // Empty says whether no process is left in a cgroup directory and below, or it
 // is gone.
 func (c *Control) Empty(dir string) (bool, error) {

@@ -8,10 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/host"
@@ -162,13 +165,14 @@ func TestFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d := dirs{images: dir, work: dir}
 	defer dir.Close()
 	log := "(00.1) fine\n(00.2) Error (criu/page-xfer.c:9): Unable to write: No space left on device\n(00.3) after\n"
 	if err := os.WriteFile(filepath.Join(work, "x.log"), []byte(log), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, cause := range []error{errors.New("criu failed"), &host.ExitError{Args: []string{"runc", "checkpoint"}, Code: 1}} {
-		err := r.failed(t.Context(), "dump", c, cause, dir, "x.log")
+		err := r.failed(t.Context(), "dump", c, cause, d, "x.log")
 		if !errors.Is(err, runtime.ErrChainBroken) || !errors.Is(err, runtime.ErrNoSpace) || !errors.Is(err, cause) {
 			t.Errorf("got %v", err)
 		}
@@ -176,7 +180,41 @@ func TestFailures(t *testing.T) {
 			t.Errorf("the log is lost: %v", err)
 		}
 	}
-	if err := r.failed(t.Context(), "dump", c, errors.New("x"), dir, "none.log"); errors.Is(err, runtime.ErrNoSpace) {
+	if err := r.failed(t.Context(), "dump", c, errors.New("x"), d, "none.log"); errors.Is(err, runtime.ErrNoSpace) {
+		t.Errorf("got %v", err)
+	}
+	// What runc could not write itself stands in its own words only.
+	for _, said := range []string{"write descriptors.json: no space left on device", "mkdir: disk quota exceeded"} {
+		cause := &host.ExitError{Args: []string{"runc", "checkpoint"}, Code: 1, Stderr: said}
+		if err := r.failed(t.Context(), "dump", c, cause, d, "none.log"); !errors.Is(err, runtime.ErrNoSpace) {
+			t.Errorf("%s: got %v", said, err)
+		}
+	}
+}
+
+func TestSafePointsForAKill(t *testing.T) {
+	call := func(n int) string { return strconv.Itoa(n) + " 0x5 0x7ffc 0x1000 0x0 0x0 0x0 0x7ffd 0x7f00\n" }
+	for text, want := range map[string]bool{
+		call(unix.SYS_WRITE): true, call(unix.SYS_OPENAT): true, call(unix.SYS_SPLICE): true,
+		call(unix.SYS_WAIT4): false, call(unix.SYS_PTRACE): false, call(unix.SYS_RECVFROM): false, call(unix.SYS_SENDTO): false,
+		"running\n": false, "-1 0x7ffd 0x7f00\n": false, "": false,
+	} {
+		if got := sleepsInFileCall(text); got != want {
+			t.Errorf("%q: %t, want %t", text, got, want)
+		}
+	}
+}
+
+func TestAnAbandonedAttemptNeverBegins(t *testing.T) {
+	a := &attempt{ended: make(chan struct{})}
+	if a.await(time.Now().Add(time.Millisecond)) {
+		t.Error("an attempt that has not ended has ended")
+	}
+	if a.abandon() {
+		t.Error("an attempt that has not begun has begun")
+	}
+	_, err := a.begin(func() (*host.Process, error) { t.Error("begun"); return nil, nil })
+	if !errors.Is(err, runtime.ErrGivenUp) {
 		t.Errorf("got %v", err)
 	}
 }

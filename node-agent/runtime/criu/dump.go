@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"godwit.dev/godwit/node-agent/runtime"
@@ -27,8 +28,8 @@ const (
 // mistake of the caller; nothing was touched.
 var ErrNotFrozen = errors.New("the container is not frozen")
 
-// Dump writes the final images with `runc checkpoint`. It does not end before
-// CRIU has, whatever happens to ctx.
+// Dump writes the final images with `runc checkpoint`. It ends when CRIU has, or
+// at the deadline, whatever happens to ctx.
 func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpOptions) (runtime.DumpStats, error) {
 	s := runtime.DumpStats{Start: time.Now()}
 	if err := ctx.Err(); err != nil {
@@ -41,6 +42,84 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	}
+	// Every step that touches the volume can hang with it and cannot be
+	// cancelled: they are all left to a goroutine of their own, which ends when
+	// the volume is back and whose outcome then interests nobody.
+	a := &attempt{ended: make(chan struct{})}
+	go func() {
+		defer close(a.ended)
+		a.stats, a.err = r.runDump(ctx, c, o, flags, a)
+	}()
+	if !a.await(o.Deadline) {
+		r.setSplice(c.ID, true)
+		err := fmt.Errorf("dump of %s: %w: %w", c.ID, runtime.ErrChainBroken, runtime.ErrGivenUp)
+		if a.abandon() {
+			err = errors.Join(err, r.giveUp(context.WithoutCancel(ctx), c))
+		}
+		s.Duration = time.Since(s.Start)
+		return s, err
+	}
+	if !a.began {
+		return s, a.err
+	}
+	a.stats.Start, a.stats.Duration = s.Start, time.Since(s.Start)
+	// The caller may have given up meanwhile; the container's state is not negotiable.
+	err = errors.Join(a.err, r.keepFrozen(context.WithoutCancel(ctx), c))
+	r.setSplice(c.ID, err != nil)
+	return a.stats, err
+}
+
+// attempt is a dump under way. began and abandoned exclude each other's
+// consequences: a dump that is abandoned before it has begun never begins.
+type attempt struct {
+	ended chan struct{}
+	// stats and err are valid once ended is closed.
+	stats runtime.DumpStats
+	err   error
+
+	mu               sync.Mutex
+	began, abandoned bool
+}
+
+// await returns false when the deadline comes before the end.
+func (a *attempt) await(deadline time.Time) bool {
+	var late <-chan time.Time
+	if !deadline.IsZero() {
+		t := time.NewTimer(time.Until(deadline))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-a.ended:
+		return true
+	case <-late:
+		return false
+	}
+}
+
+// begin starts the command, unless the attempt was abandoned.
+func (a *attempt) begin(start func() (*host.Process, error)) (*host.Process, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.abandoned {
+		return nil, runtime.ErrGivenUp
+	}
+	p, err := start()
+	a.began = err == nil
+	return p, err
+}
+
+// abandon says whether the command was started.
+func (a *attempt) abandon() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.abandoned = true
+	return a.began
+}
+
+// runDump does the work of Dump up to the check of what was written.
+func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions, flags map[string]bool, a *attempt) (runtime.DumpStats, error) {
+	var s runtime.DumpStats
 	d, err := openDirs(r.o.Host, o)
 	if err != nil {
 		return s, err
@@ -59,23 +138,25 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	if err := ctx.Err(); err != nil {
 		return s, err // the last chance to give up with nothing touched
 	}
-	_, err = r.o.Host.Run(context.WithoutCancel(ctx), host.Command{
-		Args: r.dumpArgs(c, o, flags),
-		Env:  []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)},
+	p, err := a.begin(func() (*host.Process, error) {
+		return r.o.Host.Start(host.Command{
+			Args:  r.dumpArgs(c, o, flags),
+			Env:   []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)},
+			Group: group(c),
+		})
 	})
+	if err != nil {
+		return s, err
+	}
+	_, err = p.Wait()
 	if err == nil {
 		err = collect(d, o, final, &s)
 	}
 	// What CRIU counts as frozen is part of a pause that was there before.
 	s.Frozen = 0
-	s.Duration = time.Since(s.Start)
-	// The caller may have given up meanwhile; the container's state is not negotiable.
-	err = errors.Join(err, r.keepFrozen(context.WithoutCancel(ctx), c))
 	if err != nil {
-		r.setSplice(c.ID, true)
-		return s, r.failed(ctx, "dump", c, err, d.work, dumpLog)
+		return s, r.failed(ctx, "dump", c, err, d, dumpLog)
 	}
-	r.setSplice(c.ID, false)
 	return s, nil
 }
 

@@ -38,6 +38,19 @@ func LogLines(err error) []string {
 	return nil
 }
 
+// full says whether one of the directories' file systems has no space left. CRIU
+// cannot write the cause of its failure into a log on a disk that is full, and a
+// short write into an image it reports as such, without a cause.
+func (d dirs) full() bool {
+	for _, dir := range []*os.File{d.images, d.work} {
+		var st unix.Statfs_t
+		if err := unix.Fstatfs(int(dir.Fd()), &st); err == nil && st.Blocks > 0 && st.Bavail == 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func readLogErrors(name string) []string {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -52,8 +65,9 @@ func full(err error, lines []string) bool {
 		return true
 	}
 	for _, l := range lines {
-		if strings.Contains(l, unix.ENOSPC.Error()) || strings.Contains(l, "No space left on device") ||
-			strings.Contains(l, "Disk quota exceeded") {
+		// The texts of the C library and of Go, which differ in their capitals.
+		l = strings.ToLower(l)
+		if strings.Contains(l, unix.ENOSPC.Error()) || strings.Contains(l, unix.EDQUOT.Error()) {
 			return true
 		}
 	}

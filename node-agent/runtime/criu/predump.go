@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/checkpoint-restore/go-criu/v7/rpc"
@@ -27,8 +28,8 @@ const predumpLog = "predump.log"
 const resumed = "Pre-dumping tasks' memory"
 
 // PreDump copies memory while the container runs. The end of ctx ends it once
-// the tasks run again; before that point killing CRIU could leave its parasite
-// in them.
+// the tasks run again, or CRIU waits for a file; at other points before killing
+// CRIU could leave its parasite in them.
 func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions) (runtime.DumpStats, error) {
 	s := runtime.DumpStats{Start: time.Now()}
 	if err := ctx.Err(); err != nil {
@@ -45,11 +46,17 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 			return s, err
 		}
 	}
-	w, err := startWorker(r.o.Host, r.o.CRIU)
+	if err := ctx.Err(); err != nil {
+		return s, err // the volume may have let us wait for long
+	}
+	w, err := startWorker(r.o.Host, r.o.CRIU, group(c))
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	}
-	stop := context.AfterFunc(ctx, func() { killWhenResumed(w.proc, d.work) })
+	stop := context.AfterFunc(ctx, func() {
+		go r.killWhenBlocked(w.proc, c)
+		killWhenResumed(w.proc, d.work)
+	})
 	opts := r.predumpOptions(c, o, d)
 	_, err = w.call(&rpc.CriuReq{Type: rpc.CriuReqType_PRE_DUMP.Enum(), Opts: opts})
 	stop()
@@ -59,7 +66,7 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 	s.Duration = time.Since(s.Start)
 	if err != nil {
 		r.setSplice(c.ID, true)
-		return s, r.failed(ctx, "pre-dump", c, err, d.work, predumpLog)
+		return s, r.failed(ctx, "pre-dump", c, err, d, predumpLog)
 	}
 	return s, nil
 }
@@ -147,14 +154,16 @@ func (r *Runtime) setSplice(id string, on bool) {
 
 // failed makes the error of a dump: with the lines of CRIU's log that tell why,
 // and marked as what it means for the caller.
-func (r *Runtime) failed(ctx context.Context, what string, c runtime.Container, err error, work *os.File, log string) error {
-	lines := readLogErrors(filepath.Join(host.FDPath(work), log))
+func (r *Runtime) failed(ctx context.Context, what string, c runtime.Container, err error, d dirs, log string) error {
+	lines := readLogErrors(filepath.Join(host.FDPath(d.work), log))
 	if exit, ok := errors.AsType[*host.ExitError](err); ok {
 		exit.Log = lines
+		// What runc itself could not write is in no log of CRIU's.
+		lines = append(slices.Clone(lines), exit.Stderr)
 	} else if len(lines) > 0 {
 		err = &logError{err, lines}
 	}
-	if full(err, lines) {
+	if full(err, lines) || d.full() {
 		err = fmt.Errorf("%w: %w", runtime.ErrNoSpace, err)
 	}
 	if cerr := ctx.Err(); cerr != nil {

@@ -30,7 +30,7 @@ type worker struct {
 // maxResponse is larger than any response of CRIU that we ask for.
 const maxResponse = 64 << 10
 
-func startWorker(h *host.Host, criu string) (*worker, error) {
+func startWorker(h *host.Host, criu, group string) (*worker, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create a socket for criu: %w", err)
@@ -38,7 +38,7 @@ func startWorker(h *host.Host, criu string) (*worker, error) {
 	client, server := os.NewFile(uintptr(fds[0]), "criu-client"), os.NewFile(uintptr(fds[1]), "criu-server")
 	// Once our copy of the server's end is closed, the end of CRIU is an end of file.
 	defer server.Close()
-	proc, err := h.Start(host.Command{Args: []string{criu, "swrk", "3"}, Files: []*os.File{server}})
+	proc, err := h.Start(host.Command{Args: []string{criu, "swrk", "3"}, Files: []*os.File{server}, Group: group})
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}

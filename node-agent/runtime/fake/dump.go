@@ -12,6 +12,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -23,6 +26,7 @@ const (
 	pagesName     = "pages-1.img"
 	parentName    = "parent"
 	rootfsName    = "rootfs.tar"
+	logName       = "dump.log"
 )
 
 // Inventory is what the fake writes into inventory.img (as JSON).
@@ -65,7 +69,58 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 	if err := ctx.Err(); err != nil {
 		return runtime.DumpStats{}, err
 	}
-	return r.dump(context.WithoutCancel(ctx), "Dump", k, o)
+	ctx = context.WithoutCancel(ctx)
+	if !o.Deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, o.Deadline)
+		defer cancel()
+	}
+	return r.dump(ctx, "Dump", k, o)
+}
+
+// Settle waits for the dump that is under way, which Dump of another agent may
+// have begun. One that is late is killed: it writes nothing any more.
+func (r *Runtime) Settle(ctx context.Context, k runtime.Container, deadline time.Time) error {
+	r.mu.Lock()
+	r.calls = append(r.calls, Call{Method: "Settle", Container: k.ID})
+	ended := r.dumping[k.ID]
+	r.mu.Unlock()
+	if ended == nil {
+		return ctx.Err()
+	}
+	late := time.NewTimer(time.Until(deadline))
+	defer late.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.endDump(k.ID, ended)
+	if c, ok := r.containers[k.ID]; ok {
+		c.tracking = false
+	}
+	return fmt.Errorf("dump of %s: %w: %w", k.ID, runtime.ErrChainBroken, runtime.ErrGivenUp)
+}
+
+// beginDump notes that a dump is under way.
+func (r *Runtime) beginDump(id string) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ended := make(chan struct{})
+	r.dumping[id] = ended
+	return ended
+}
+
+// endDump notes the end of a dump unless that was done. The lock is held.
+func (r *Runtime) endDump(id string, ended chan struct{}) {
+	if r.dumping[id] == ended {
+		close(ended)
+		delete(r.dumping, id)
+	}
 }
 
 // ErrNotFrozen: Dump was called for a container that runs.
@@ -73,11 +128,21 @@ var ErrNotFrozen = errors.New("the container is not frozen")
 
 func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, o runtime.DumpOptions) (s runtime.DumpStats, err error) {
 	final := method == "Dump"
-	if err := r.begin(ctx, Call{Method: method, Container: k.ID, Options: o}); err != nil {
-		r.breakTracking(k.ID)
+	killed := r.beginDump(k.ID)
+	if err := r.beginUntil(ctx, killed, Call{Method: method, Container: k.ID, Options: o}); err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.endDump(k.ID, killed)
+		if c, ok := r.containers[k.ID]; ok {
+			c.tracking = false // as the real one's can be after a failed dump
+		}
+		if final && errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("dump of %s: %w: %w", k.ID, runtime.ErrChainBroken, runtime.ErrGivenUp)
+		}
 		return s, err
 	}
 	defer r.mu.Unlock()
+	defer r.endDump(k.ID, killed)
 	s.Start = r.now()
 	c, err := r.get(k.ID)
 	if err != nil {
@@ -99,6 +164,9 @@ func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, 
 	}
 	if s.Bytes, err = writeImages(o, inv); err != nil {
 		c.tracking = false
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			err = fmt.Errorf("%w: %w", runtime.ErrNoSpace, err)
+		}
 		return s, fmt.Errorf("%s of %s: %w: %w", method, k.ID, runtime.ErrChainBroken, err)
 	}
 	c.round++
@@ -116,13 +184,38 @@ func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, 
 	return s, nil
 }
 
-// breakTracking makes a chain impossible to continue after a failed dump, as
-// the real one can be.
-func (r *Runtime) breakTracking(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if c, ok := r.containers[id]; ok {
-		c.tracking = false
+// beginUntil is begin for a dump, which ends with ctx or when it is killed
+// however long its hook takes. On nil the lock is held.
+func (r *Runtime) beginUntil(ctx context.Context, killed <-chan struct{}, call Call) error {
+	begun := make(chan error)
+	gone := make(chan struct{})
+	defer close(gone)
+	go func() {
+		err := r.begin(ctx, call)
+		select {
+		case begun <- err:
+		case <-gone:
+			if err == nil {
+				r.mu.Unlock()
+			}
+		}
+	}()
+	select {
+	case err := <-begun:
+		if err != nil {
+			return err
+		}
+		select {
+		case <-killed:
+			r.mu.Unlock()
+			return runtime.ErrGivenUp
+		default:
+			return nil
+		}
+	case <-killed:
+		return runtime.ErrGivenUp
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -175,6 +268,9 @@ func writeImages(o runtime.DumpOptions, inv Inventory) (int64, error) {
 		if err := os.Symlink(o.Parent, filepath.Join(o.ImageDir, parentName)); err != nil {
 			return 0, err
 		}
+	}
+	if err := os.WriteFile(filepath.Join(o.WorkDir, logName), []byte("a log\n"), 0o600); err != nil {
+		return 0, err
 	}
 	pages := bytes.Repeat([]byte{byte(inv.Round)}, int(inv.Written))
 	if err := os.WriteFile(filepath.Join(o.ImageDir, pagesName), pages, 0o600); err != nil {

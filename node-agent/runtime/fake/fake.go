@@ -47,6 +47,8 @@ type Runtime struct {
 	probe      runtime.Probe
 	discarded  []string
 	guarded    map[string]string
+	// dumping are the dumps under way, by container; closed when one ends.
+	dumping map[string]chan struct{}
 }
 
 // Interfaces that the fake implements.
@@ -72,6 +74,7 @@ func New() *Runtime {
 		errs:       map[string][]error{},
 		guarded:    map[string]string{},
 		hooks:      map[string]func(context.Context, string) error{},
+		dumping:    map[string]chan struct{}{},
 		probe: runtime.Probe{
 			CRIU: "4.1.1", Runc: "1.5.2", Containerd: "2.4.2", Kernel: "6.12.0-fake",
 			DirtyTracking: true, CPUFeatures: []string{"fpu", "sse2", "xsave"}, XSaveSize: 832,

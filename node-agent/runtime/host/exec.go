@@ -33,6 +33,10 @@ type Command struct {
 	Stdin []byte
 	// Files are further descriptors, the first becomes 3.
 	Files []*os.File
+	// Group names a cgroup of the command's own below the commands' cgroup, by
+	// which it and all it starts can be found, awaited and killed also by a later
+	// agent (see GroupDir). Several commands may share one. Default: none.
+	Group string
 }
 
 // Process is a started command.
@@ -98,7 +102,14 @@ func (h *Host) start(p *Process, c Command) error {
 	if err != nil {
 		return err
 	}
-	cg, err := os.OpenFile(h.cgroup, unix.O_PATH|unix.O_DIRECTORY, 0)
+	dir := h.cgroup
+	if c.Group != "" {
+		dir = h.GroupDir(c.Group)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	cg, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}

@@ -76,6 +76,20 @@ func New(o Options) (*Host, error) {
 // Close releases the descriptor of the node's root.
 func (h *Host) Close() error { return h.root.Close() }
 
+// GroupDir is the cgroup directory of a Command.Group, a path of the node. It is
+// there while commands of the group run and may be before and after.
+func (h *Host) GroupDir(group string) string { return path.Join(h.cgroup, group) }
+
+// RemoveGroup removes the cgroup of a group. One in which a command runs, or
+// that is not there, is left as it is.
+func (h *Host) RemoveGroup(group string) error {
+	err := h.Enter(func() error { return unix.Rmdir(h.GroupDir(group)) })
+	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
 // Open opens a file of the node. Unlike a path that begins with /proc/1/root it
 // also follows absolute symbolic links within the node's root: /proc/1/root/var/run
 // would lead to the agent's own /run.

@@ -4,12 +4,17 @@
 package runtimetest_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/fake"
@@ -24,6 +29,9 @@ func TestFake(t *testing.T) {
 			Files: r, Inspector: r, Prober: r,
 			Start:  func(t *testing.T) runtimetest.Workload { return startFake(t, r) },
 			Volume: t.TempDir(), Work: t.TempDir(),
+			Stall: func(_ *testing.T, _ runtimetest.Workload, _ string) (<-chan struct{}, func()) { return stallFake(r) },
+			// The fake's images have a byte for each page of memory.
+			Small: func(t *testing.T, bytes int64) string { return small(t, bytes/fake.PageSize) },
 		}
 	})
 }
@@ -31,6 +39,38 @@ func TestFake(t *testing.T) {
 func TestFakeGuard(t *testing.T) {
 	r := fake.New()
 	runtimetest.Guard(t, r, r.Create)
+}
+
+// stallFake holds the next dump up until it is released.
+func stallFake(r *fake.Runtime) (<-chan struct{}, func()) {
+	waiting, released := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.SetHook("Dump", func(context.Context, string) error {
+		r.SetHook("Dump", nil)
+		close(waiting)
+		<-released
+		return nil
+	})
+	return waiting, func() { once.Do(func() { close(released) }) }
+}
+
+// small mounts a tmpfs, which takes root.
+func small(t *testing.T, bytes int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	err := unix.Mount("small", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=700,size=%d", bytes))
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("NOT RUN: a file system of a given size takes the right to mount one")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // workload makes a container of the fake do its steps.

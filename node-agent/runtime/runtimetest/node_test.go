@@ -6,7 +6,9 @@ package runtimetest_test
 import (
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -91,9 +93,57 @@ func realNode(t *testing.T) runtimetest.Node {
 		DirtyCounter: checkpointer, Killer: checkpointer, Files: files.New(files.Options{Host: h}),
 		Inspector: inspect.New(inspect.Options{Host: h, Cgroup: control}), Prober: checkpointer,
 		Volume: directory(t, volume), Work: directory(t, "/run/godwit-test"),
+		Stall: func(t *testing.T, _ runtimetest.Workload, imageDir string) (<-chan struct{}, func()) {
+			return stallReal(t, imageDir)
+		},
+		Small: small,
 	}
 	n.Start = func(t *testing.T) runtimetest.Workload { return startReal(t, n, h) }
 	return n
+}
+
+// stallReal puts a FIFO where CRIU is about to create an image: opening it waits
+// for a reader that does not come, as a volume that does not answer would. The
+// image of the pages is opened while the parasite is in the tasks; where that
+// was quicker, the inventory, which is written last, serves.
+func stallReal(t *testing.T, imageDir string) (<-chan struct{}, func()) {
+	t.Helper()
+	waiting, stop := make(chan struct{}), make(chan struct{})
+	fifos := []string{filepath.Join(imageDir, "pages-1.img"), filepath.Join(imageDir, "inventory.img")}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if names, err := os.ReadDir(imageDir); err == nil && len(names) > 0 {
+				break
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Microsecond): // the window is short
+			}
+		}
+		for _, f := range fifos {
+			if err := unix.Mkfifo(f, 0o600); err == nil {
+				t.Logf("CRIU waits at %s", f)
+				close(waiting)
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	return waiting, func() {
+		once.Do(func() {
+			close(stop)
+			<-done
+			for _, f := range fifos {
+				// A reader lets the writer go on, its end fails the dump.
+				if r, err := os.OpenFile(f, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
+					r.Close()
+				}
+			}
+		})
+	}
 }
 
 // mountTmpfs mounts a tmpfs for the test.

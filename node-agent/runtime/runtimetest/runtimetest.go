@@ -36,6 +36,13 @@ type Node struct {
 	// Volume and Work are directories for images and for logs, fresh for each
 	// node, reachable under these names from the test and from the node.
 	Volume, Work string
+
+	// Stall makes the next final dump of a workload into a directory wait for
+	// the volume, in the middle of its work, until release is called. To be called
+	// before the dump; waiting is closed when the dump waits.
+	Stall func(t *testing.T, w Workload, imageDir string) (waiting <-chan struct{}, release func())
+	// Small is a directory on a file system of its own of this many bytes.
+	Small func(t *testing.T, bytes int64) string
 }
 
 // Memory is what a workload has in use at least.
@@ -80,6 +87,10 @@ func Run(t *testing.T, factory Factory) {
 		{"DumpNeedsFrozen", testDumpNeedsFrozen},
 		{"DumpStaysFrozen", testDumpStaysFrozen},
 		{"DumpOutlastsItsContext", testDumpOutlastsContext},
+		{"DumpIsGivenUpAtItsDeadline", testDumpGivenUp},
+		{"SettleAwaitsADump", testSettle},
+		{"SettleGivesUpALateDump", testSettleLate},
+		{"VolumeFull", testVolumeFull},
 		{"ResumeAfterDumpLosesNothing", testResume},
 		{"Restore", testRestore},
 		{"KillRunning", testKillRunning},
