@@ -96,11 +96,8 @@ func run(ctx context.Context, args []string) error {
 func serve(ctx context.Context, o options, node *node) error {
 	log := ctrl.Log.WithName("setup")
 	log.Info("starting", "version", version, "node", o.nodeName)
-	root, err := agent.ShareVolume(o.imagesDir, o.runDir)
-	if err != nil {
-		return err
-	}
-	store, err := images.Open(root, images.Options{StateDir: filepath.Join(o.runDir, "state")})
+	volume := &agent.Volume{Source: o.imagesDir, RunDir: o.runDir}
+	store, err := images.Open(volume.Path(), images.Options{StateDir: filepath.Join(o.runDir, "state"), Available: volume.Available})
 	if err != nil {
 		return err
 	}
@@ -120,6 +117,9 @@ func serve(ctx context.Context, o options, node *node) error {
 	// The socket has to answer before containerd knows the handler, and the
 	// handler to be known before the node calls itself ready.
 	handler := &handlerState{settled: make(chan struct{})}
+	if err := mgr.Add(volume); err != nil {
+		return err
+	}
 	if err := mgr.Add(installer(o, node, handler)); err != nil {
 		return err
 	}
@@ -128,7 +128,7 @@ func serve(ctx context.Context, o options, node *node) error {
 	}
 	if err := mgr.Add(&agent.NodeReporter{
 		NodeName: o.nodeName, Client: mgr.GetClient(), Prober: node.Prober,
-		Ready: handler.get, Settled: handler.settled,
+		Ready: func() error { return errors.Join(handler.get(), volume.Available()) }, Settled: handler.settled,
 		Fence: node.fence, FenceChanged: node.guard.Changed(),
 	}); err != nil {
 		return err

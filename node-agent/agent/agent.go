@@ -75,6 +75,8 @@ type Timeouts struct {
 	Park time.Duration
 	// Restore is how long one restore may take.
 	Restore time.Duration
+	// Sweep is the time between two searches for orphans.
+	Sweep time.Duration
 }
 
 // Agent runs the sessions of one node.
@@ -83,6 +85,7 @@ type Agent struct {
 
 	parking *parking
 	costs   costs
+	pending pending
 
 	mu       sync.Mutex
 	ctx      context.Context
@@ -115,6 +118,9 @@ func New(c Config) *Agent {
 	if c.Timeouts.Restore == 0 {
 		c.Timeouts.Restore = 45 * time.Second
 	}
+	if c.Timeouts.Sweep == 0 {
+		c.Timeouts.Sweep = sweepInterval
+	}
 	if c.BundleDir == "" {
 		c.BundleDir = DefaultBundleDir
 	}
@@ -123,12 +129,13 @@ func New(c Config) *Agent {
 	}
 	a := &Agent{Config: c, sessions: map[sessionKey]*session{}}
 	a.parking = newParking(a)
+	a.pending = pending{sets: map[string]int{}, ended: a.wakeAll}
 	return a
 }
 
 // SetupWithManager registers the agent's watches and its socket with a manager.
 func (a *Agent) SetupWithManager(mgr ctrl.Manager) error {
-	if err := errors.Join(mgr.Add(a), mgr.Add(manager.RunnableFunc(a.SweepMarks))); err != nil {
+	if err := errors.Join(mgr.Add(a), mgr.Add(manager.RunnableFunc(a.SweepMarks)), mgr.Add(manager.RunnableFunc(a.Sweep))); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).

@@ -121,7 +121,7 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	if len(s.containers) == 0 && !ended {
 		return again(successorInterval), nil
 	}
-	if err := s.thaw(ctx); err != nil {
+	if err := s.letGo(ctx); err != nil {
 		return never, err
 	}
 	if name := s.processLost(); name != "" && s.report.Failure == nil && pod != nil {

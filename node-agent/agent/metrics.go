@@ -37,6 +37,10 @@ var (
 		Namespace: "godwit", Subsystem: "agent", Name: "writes_refused_total",
 		Help: "Writes that the API server did not allow this agent, by what they were.",
 	}, []string{"what"})
+	orphansRemoved = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "orphans_removed_total",
+		Help: "Things that migrations had left behind and a sweep has removed, by kind.",
+	}, []string{"kind"})
 	wrapperRequests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "godwit", Subsystem: "agent", Name: "wrapper_requests_total",
 		Help: "Questions of the runtime wrapper, by the agent's verdict.",
@@ -44,5 +48,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, imageSetRefusals, writesRefused, wrapperRequests)
+	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, imageSetRefusals, writesRefused, orphansRemoved, wrapperRequests)
 }

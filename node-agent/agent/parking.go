@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -290,6 +292,13 @@ func (p *parking) lot(podUID, container string) *parked {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lots[lotKey{podUID, container}]
+}
+
+// all returns all parked creates.
+func (p *parking) all() []*parked {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.lots))
 }
 
 // ofPod returns all parked creates of a pod.

@@ -80,7 +80,9 @@ func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (chec
 		}
 		c.inspections[k.Name] = i
 	}
-	if c.free, err = s.Store.Free(); err != nil {
+	if c.free, err = onVolume(ctx, &s.sessionBase, volumeTimeout, "look at the volume", func(context.Context) (int64, error) {
+		return s.Store.Free()
+	}); err != nil {
 		return c, err
 	}
 	return c, nil

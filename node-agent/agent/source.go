@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
@@ -46,6 +47,10 @@ type sourceSession struct {
 	// guarded is the UID of the pod whose new containers the node refuses.
 	guarded   string
 	publisher publisher
+	// settled: no dump of an earlier agent runs any more.
+	settled bool
+	// unclean: an event has said that the images cannot be removed.
+	unclean bool
 }
 
 func (s *sourceSession) run(ctx context.Context) {
@@ -91,24 +96,22 @@ func (s *sourceSession) load(ctx context.Context) error {
 	if m.Status.Source != nil {
 		s.report = m.Status.Source.SourceReport
 	}
+	h, err := s.heldBy(s.uid)
+	if err != nil {
+		return err
+	}
 	if n := s.rounds(); n > 0 {
-		set, err := s.set()
-		if err != nil {
-			return err
-		}
 		// A round that is on the volume but not in the report was cut off by a
 		// restart: its dump has cleared the soft-dirty bits, its images cannot be
-		// trusted.
-		for _, c := range s.report.Containers {
-			dir, err := set.RoundDir(c.Name, int(n))
-			if err != nil {
-				return err
-			}
-			if _, err := os.Stat(dir); err == nil {
-				s.chainBroken = true
-			}
+		// trusted. A volume that does not answer must not keep a frozen pod from
+		// being let go: then the chain counts as broken.
+		begun, err := s.roundBegun(ctx, int(n))
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
+		s.chainBroken = begun || err != nil
 	}
+	s.chainBroken = s.chainBroken || h != nil
 	if n := len(s.report.Containers); n > 0 {
 		for _, c := range s.report.Containers {
 			if r := len(c.Rounds); r > 0 {
@@ -116,9 +119,33 @@ func (s *sourceSession) load(ctx context.Context) error {
 			}
 		}
 	}
-	s.publishAttempted = s.report.ManifestDigest != ""
+	s.publishAttempted = s.report.ManifestDigest != "" || h != nil && h.Published
 	s.loaded = true
 	return nil
+}
+
+// roundBegun says whether round k of a container is on the volume.
+func (s *sourceSession) roundBegun(ctx context.Context, k int) (bool, error) {
+	set, err := s.set()
+	if err != nil {
+		return false, err
+	}
+	var dirs []string
+	for _, c := range s.report.Containers {
+		dir, err := set.RoundDir(c.Name, k)
+		if err != nil {
+			return false, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return onVolume(ctx, &s.sessionBase, volumeTimeout, "look for a broken round", func(context.Context) (bool, error) {
+		for _, dir := range dirs {
+			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+				return true, err
+			}
+		}
+		return false, nil
+	})
 }
 
 // observe gathers what DecideSource looks at.
@@ -151,6 +178,15 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	default:
 		s.containers = cs
 	}
+	h, err := s.heldBy(s.uid)
+	if err != nil {
+		return o, err
+	}
+	if err := s.settleEarlier(ctx, m, h); err != nil {
+		return o, err
+	}
+	// A pod that is only cut off yet is as good as frozen.
+	o.Frozen = h != nil && len(s.containers) > 0
 	for _, c := range s.containers {
 		frozen, err := s.Node.Freezer.Frozen(ctx, c)
 		if err != nil && !errors.Is(err, runtime.ErrNotFound) {
@@ -163,6 +199,22 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	s.fence(m, o)
 	o.Refresh = s.refreshPays()
 	return o, nil
+}
+
+// settleEarlier waits, once, for dumps that an agent before this one has begun:
+// while one runs nothing may be thawed, frozen or dumped.
+func (s *sourceSession) settleEarlier(ctx context.Context, m *v1alpha1.Migration, h *held) error {
+	if s.settled || len(s.containers) == 0 {
+		return nil
+	}
+	if h == nil { // a pre-dump, if anything
+		h = &held{Deadline: time.Now().Add(m.Spec.PreCopy.RoundTimeout.Duration)}
+	}
+	if err := s.settle(ctx, s.containers, h); err != nil {
+		return err
+	}
+	s.settled = true
+	return nil
 }
 
 func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migration.SourceObservation, action migration.SourceAction) (again, error) {
@@ -188,7 +240,7 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 	case migration.SourceKill:
 		return now, s.kill(ctx, m)
 	case migration.SourceClean:
-		return now, s.clean(ctx)
+		return now, s.clean(ctx, m)
 	}
 	return never, fmt.Errorf("unknown action %q", action)
 }
@@ -205,15 +257,26 @@ func (s *sourceSession) fail(ctx context.Context, m *v1alpha1.Migration, reason,
 		return ctx.Err() // the agent is going down; its successor goes on
 	}
 	s.log.Error(cause, "giving up", "reason", reason, "container", container)
-	if errors.Is(cause, runtime.ErrNoSpace) {
-		reason = v1alpha1.ReasonNoSpace
+	message := cause.Error()
+	if isNoSpace(cause) {
+		reason, message = v1alpha1.ReasonNoSpace, noSpaceRemedy+message
 	}
-	f := v1alpha1.Failure{Reason: reason, Container: container, Message: cause.Error()}
+	f := v1alpha1.Failure{Reason: reason, Container: container, Message: message}
 	s.report.Failure = &f
 	failures.WithLabelValues(string(roleSource), reason).Inc()
 	countRefusal(cause)
-	s.event(m, evFailed, reason, cause.Error())
+	s.event(m, evFailed, reason, message)
 	return s.publish(ctx)
+}
+
+// noSpaceRemedy is what a person can do about a failure for lack of space.
+const noSpaceRemedy = "the volume, the node's disk or a quota is full; the pod goes on, its images are removed; " +
+	"enlarge the claim (or free space on the node) or let other migrations end first, then try again: "
+
+// isNoSpace says whether an error comes from a full disk or a used up quota,
+// wherever it was met.
+func isNoSpace(err error) bool {
+	return errors.Is(err, runtime.ErrNoSpace) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
 // resume lets the source go on after an abort.
@@ -221,7 +284,7 @@ func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) (agai
 	if s.killed {
 		return s.awaitSuccessor(ctx, m)
 	}
-	if err := s.thaw(ctx); err != nil {
+	if err := s.letGo(ctx); err != nil {
 		return never, err
 	}
 	s.report.State = v1alpha1.SourceResumed
@@ -241,20 +304,12 @@ func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) (agai
 	return now, s.publish(ctx)
 }
 
-// thaw lets all containers go on and connects the pod again; repeatable.
-func (s *sourceSession) thaw(ctx context.Context) error {
-	var errs []error
-	for _, c := range s.containers {
-		if err := s.Node.Freezer.Thaw(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-			errs = append(errs, fmt.Errorf("thaw %s: %w", c.Name, err))
-		}
+// letGo thaws all containers, connects the pod again and forgets the freeze.
+func (s *sourceSession) letGo(ctx context.Context) error {
+	if err := s.thaw(ctx, s.containers); err != nil {
+		return err
 	}
-	for _, c := range s.containers {
-		if err := s.Node.Isolator.Connect(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-			errs = append(errs, fmt.Errorf("connect %s: %w", c.Name, err))
-		}
-	}
-	return errors.Join(errs...)
+	return s.release(s.uid)
 }
 
 // kill ends what kubelet has left of the source after the target was confirmed.
@@ -264,6 +319,9 @@ func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 			return fmt.Errorf("kill %s: %w", c.Name, err)
 		}
 	}
+	if err := s.release(s.uid); err != nil {
+		return err
+	}
 	s.report.State = v1alpha1.SourceKilled
 	s.report.KilledAt = microTime(s.Now())
 	s.learn(m)
@@ -271,9 +329,14 @@ func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 	return s.publish(ctx)
 }
 
-// clean removes the images and the node's traces.
-func (s *sourceSession) clean(ctx context.Context) error {
+// clean removes the images and the node's traces. The source goes on already: a
+// volume that is away delays nothing but the end of the migration.
+func (s *sourceSession) clean(ctx context.Context, m *v1alpha1.Migration) error {
 	if err := s.removeTraces(ctx); err != nil {
+		if ctx.Err() == nil && !s.unclean {
+			s.unclean = true
+			s.event(m, evUnclean, err.Error())
+		}
 		return err
 	}
 	s.report.State = v1alpha1.SourceCleaned
@@ -319,22 +382,20 @@ func (s *sourceSession) syncFrom(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// orphaned: the Migration was removed by force. The pod goes on if the target
-// cannot have been told to restore; otherwise only a person can know.
+// orphaned: the Migration was removed by force. What is held and cannot be let
+// go now stays with the sweep, and so do the images then: the target may be
+// restoring them.
 func (s *sourceSession) orphaned(ctx context.Context) error {
-	if !s.loaded {
-		return nil
-	}
-	if !s.publishAttempted || len(s.containers) == 0 {
-		s.unfence()
-	}
-	if s.publishAttempted {
-		s.log.Error(errGone, "the Migration was removed during its switchover; if tasks of the pod are frozen, they stay so until a person decides", "pod containers", len(s.containers))
-		return nil
-	}
-	if err := s.thaw(ctx); err != nil {
+	h, err := s.heldBy(s.uid)
+	if err != nil {
 		return err
 	}
+	if h != nil {
+		if free, err := s.releaseOrphan(ctx, h); err != nil || !free {
+			return err
+		}
+	}
+	s.unfence()
 	return s.removeTraces(ctx)
 }
 
@@ -344,7 +405,11 @@ func (s *sourceSession) removeTraces(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(set.Remove(ctx), s.removeWork())
+	_, err = onVolume(ctx, &s.sessionBase, volumeTimeout, "remove the images", func(ctx context.Context) (struct{}, error) {
+		// A large set may take longer than is waited for here: the removal goes on.
+		return struct{}{}, set.Remove(context.WithoutCancel(ctx))
+	})
+	return errors.Join(err, s.removeWork(), s.release(s.uid))
 }
 
 func (s *sourceSession) rounds() int32 {

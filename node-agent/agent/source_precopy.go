@@ -25,6 +25,9 @@ const (
 	refreshBytes  = 16 << 20
 )
 
+// endGrace is how long a pre-dump that was told to end may take for it.
+const endGrace = 10 * time.Second
+
 // preCopyRound dumps what changed in every container while they run, in
 // parallel, then counts what is dirty again and decides.
 func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration) error {
@@ -40,14 +43,22 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	roundCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	begun := s.Now()
-	stats, failed, err := s.dumpRound(roundCtx, int(k), full)
+	containers := s.containers
+	// A pre-dump that is late is ended, which takes a moment.
+	dumped, err := onVolume(ctx, &s.sessionBase, timeout+endGrace, "pre-dump", func(context.Context) (roundDump, error) {
+		return s.dumpRound(roundCtx, containers, int(k), full)
+	})
+	stats, failed := dumped.stats, dumped.failed
 	if err != nil {
 		s.chainBroken = true
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		reason := v1alpha1.ReasonPreDumpFailed
-		if errors.Is(roundCtx.Err(), context.DeadlineExceeded) {
+		if errors.Is(err, errStuck) {
+			return err
+		}
+		if errors.Is(roundCtx.Err(), context.DeadlineExceeded) && !isNoSpace(err) {
 			reason, err = v1alpha1.ReasonRoundTimeout, fmt.Errorf("round %d took longer than preCopy.roundTimeout (%s): %w", k, timeout, err)
 		}
 		return s.fail(ctx, m, reason, failed, err)
@@ -64,24 +75,32 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	s.observeRound(m, k, stats, took)
 
 	// The finished round never changes: hash it now, outside the freeze.
-	if err := s.hashRound(ctx, int(k)); err != nil {
+	if _, err := onVolume(ctx, &s.sessionBase, timeout, "read the round", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.hashRound(ctx, containers, int(k))
+	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
 	return s.publish(ctx)
 }
 
-// dumpRound runs the pre-dumps of one round side by side. On error the name of
-// the container that failed first comes back with it.
-func (s *sourceSession) dumpRound(ctx context.Context, k int, full bool) ([]runtime.DumpStats, string, error) {
+// roundDump is the outcome of the dumps of one round.
+type roundDump struct {
+	// stats by container, in order.
+	stats []runtime.DumpStats
+	// failed is the name of the container that failed first, "" if none did.
+	failed string
+}
+
+// dumpRound runs the pre-dumps of one round side by side.
+func (s *sourceSession) dumpRound(ctx context.Context, containers []runtime.Container, k int, full bool) (roundDump, error) {
 	set, err := s.set()
 	if err != nil {
-		return nil, "", err
+		return roundDump{}, err
 	}
-	stats := make([]runtime.DumpStats, len(s.containers))
-	var failed string
+	d := roundDump{stats: make([]runtime.DumpStats, len(containers))}
 	g, ctx := errgroup.WithContext(ctx)
-	errs := make([]error, len(s.containers))
-	for i, c := range s.containers {
+	errs := make([]error, len(containers))
+	for i, c := range containers {
 		g.Go(func() error {
 			dir, err := set.PrepareRound(ctx, c.Name, k)
 			if err != nil {
@@ -97,17 +116,17 @@ func (s *sourceSession) dumpRound(ctx context.Context, k int, full bool) ([]runt
 			if !full {
 				o.Parent = images.Parent(k)
 			}
-			stats[i], errs[i] = s.Node.Checkpointer.PreDump(ctx, c, o)
+			d.stats[i], errs[i] = s.Node.Checkpointer.PreDump(ctx, c, o)
 			return errs[i]
 		})
 	}
 	err = g.Wait()
 	for i, e := range errs {
 		if e != nil && errors.Is(err, e) {
-			failed = s.containers[i].Name
+			d.failed = containers[i].Name
 		}
 	}
-	return stats, failed, err
+	return d, err
 }
 
 func (s *sourceSession) dumpOptions(container, step, imageDir string) (runtime.DumpOptions, error) {
@@ -118,12 +137,12 @@ func (s *sourceSession) dumpOptions(container, step, imageDir string) (runtime.D
 	return runtime.DumpOptions{ImageDir: imageDir, WorkDir: work}, nil
 }
 
-func (s *sourceSession) hashRound(ctx context.Context, k int) error {
+func (s *sourceSession) hashRound(ctx context.Context, containers []runtime.Container, k int) error {
 	set, err := s.set()
 	if err != nil {
 		return err
 	}
-	for _, c := range s.containers {
+	for _, c := range containers {
 		if err := set.HashRound(ctx, c.Name, k); err != nil {
 			return fmt.Errorf("hash round %d of %s: %w", k, c.Name, err)
 		}

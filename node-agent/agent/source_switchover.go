@@ -37,15 +37,38 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if err != nil {
 		return err
 	}
-	dumps, err := s.prepareFinal(ctx, set)
+	dumps, err := s.prepareFinal(ctx, m, set)
+	if errors.Is(err, errStuck) {
+		return err
+	}
 	if err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
 	}
+	timeout, byProbes := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
+	record := s.record(m, time.Now().Add(timeout))
+	if err := s.hold(record); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
+	}
 
 	s.guard(m, "it is being moved to another node and is frozen")
+	// Whatever hangs, the pod is not held for longer than this.
+	limited, cancel := context.WithDeadline(ctx, record.Deadline)
+	defer cancel()
 	frozenAt := s.Now()
-	digest, bytes, failed, err := s.freezeAndDump(ctx, set, dumps, frozenAt)
+	digest, bytes, failed, err := s.freezeAndDump(limited, set, dumps, frozenAt)
+	if err == nil {
+		record.Published = true
+		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(record)
+	}
 	if err != nil {
+		if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil && !isNoSpace(err) {
+			failed = v1alpha1.ReasonSwitchoverTimeout
+			err = fmt.Errorf("the image set was not complete within spec.switchoverTimeout (%s) of the freeze; the source goes on; look at the volume's server and speed: %w", timeout, err)
+			if byProbes {
+				f := budgetSpent(s.report.ProbeBudget)
+				failed, err = f.Reason, fmt.Errorf("%s: %w", f.Message, err)
+			}
+		}
 		return s.undoFreeze(ctx, m, failed, err)
 	}
 	dumpedAt := s.Now()
@@ -74,37 +97,49 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	return nil
 }
 
+// record is what the node remembers of the freeze.
+func (s *sourceSession) record(m *v1alpha1.Migration, deadline time.Time) held {
+	return held{
+		Namespace: s.key.Namespace, Migration: s.key.Name, UID: s.uid,
+		Pod: m.Status.Source.PodName, PodUID: m.Status.Source.PodUID,
+		Containers: s.containers, Deadline: deadline,
+	}
+}
+
 // prepareFinal makes directories and options while the pod still runs.
-func (s *sourceSession) prepareFinal(ctx context.Context, set *images.Set) ([]*finalDump, error) {
+func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration, set *images.Set) ([]*finalDump, error) {
 	if len(s.containers) == 0 {
 		return nil, fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound)
 	}
-	rounds := int(s.rounds())
-	var dumps []*finalDump
-	for _, c := range s.containers {
-		dir, err := set.PrepareFinal(ctx, c.Name)
-		if err != nil {
-			return nil, err
+	containers, rounds, broken := s.containers, int(s.rounds()), s.chainBroken
+	return onVolume(ctx, &s.sessionBase, m.Spec.PreCopy.RoundTimeout.Duration, "prepare the final dump", func(ctx context.Context) ([]*finalDump, error) {
+		var dumps []*finalDump
+		for _, c := range containers {
+			dir, err := set.PrepareFinal(ctx, c.Name)
+			if err != nil {
+				return nil, err
+			}
+			files, err := set.PrepareFiles(ctx, c.Name)
+			if err != nil {
+				return nil, err
+			}
+			o, err := s.dumpOptions(c.Name, "final", dir)
+			if err != nil {
+				return nil, err
+			}
+			if rounds > 0 && !broken {
+				o.Parent = images.Parent(rounds)
+			}
+			o.Track = rounds > 0
+			dumps = append(dumps, &finalDump{container: c, options: o, filesDir: files})
 		}
-		files, err := set.PrepareFiles(ctx, c.Name)
-		if err != nil {
-			return nil, err
-		}
-		o, err := s.dumpOptions(c.Name, "final", dir)
-		if err != nil {
-			return nil, err
-		}
-		if rounds > 0 && !s.chainBroken {
-			o.Parent = images.Parent(rounds)
-		}
-		o.Track = rounds > 0
-		dumps = append(dumps, &finalDump{container: c, options: o, filesDir: files})
-	}
-	return dumps, nil
+		return dumps, nil
+	})
 }
 
 // freezeAndDump is the hot path. It returns the manifest's digest and the
-// bytes of the whole image set, or the failure's typed reason with the error.
+// bytes of the whole image set, or the failure's typed reason with the error. It
+// ends soon after the deadline of ctx.
 func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, frozenAt time.Time) (digest string, bytes int64, reason string, err error) {
 	// Cut the network first: what the kernel acknowledges for a frozen process
 	// would be lost with it.
@@ -123,23 +158,27 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 	s.report.FrozenAt = microTime(frozenAt)
 	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
 
+	deadline, _ := ctx.Deadline()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, d := range dumps {
 		g.Go(func() (err error) {
+			d.options.Deadline = deadline
 			d.stats, err = s.Node.Checkpointer.Dump(gctx, d.container, d.options)
 			return err
 		})
 		g.Go(func() (err error) {
-			d.fileBytes, err = s.Node.Files.Pack(gctx, d.container, d.filesDir)
+			d.fileBytes, err = bounded(gctx, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
+				return s.Node.Files.Pack(ctx, d.container, d.filesDir)
+			})
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return "", 0, v1alpha1.ReasonFinalDumpFailed, err
 	}
-	sealed, err := set.Seal(ctx)
+	sealed, err := bounded(ctx, &s.pending, string(s.uid), "seal the image set", set.Seal)
 	if err != nil {
-		return "", 0, v1alpha1.ReasonVolumeError, fmt.Errorf("seal the image set: %w", err)
+		return "", 0, v1alpha1.ReasonVolumeError, err
 	}
 	return sealed.Digest, sealed.Bytes, "", nil
 }
@@ -151,7 +190,7 @@ func (s *sourceSession) undoFreeze(ctx context.Context, m *v1alpha1.Migration, r
 	// The agent going down must not leave the pod frozen any longer than needed.
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := s.thaw(undo); err != nil {
+	if err := s.letGo(undo); err != nil {
 		return errors.Join(cause, err)
 	}
 	s.report.State = v1alpha1.SourceConverged

@@ -217,13 +217,32 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) 
 		return err
 	}
 	k := int(t.report.VerifiedRounds)
-	for _, c := range m.Status.Source.Containers {
-		if err := set.VerifyRound(ctx, c.Name, k); err != nil {
-			return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, fmt.Errorf("read round %d: %w", k, err))
+	containers := m.Status.Source.Containers
+	_, err = onVolume(ctx, &t.sessionBase, m.Spec.PreCopy.RoundTimeout.Duration, fmt.Sprintf("read round %d", k), func(ctx context.Context) (struct{}, error) {
+		for _, c := range containers {
+			if err := set.VerifyRound(ctx, c.Name, k); err != nil {
+				return struct{}{}, fmt.Errorf("%s: %w", c.Name, err)
+			}
 		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return t.failReading(ctx, m, err)
 	}
 	t.report.VerifiedRounds++
 	return t.publish(ctx)
+}
+
+// failReading is fail for a set that could not be read: it is not as it should
+// be, or the volume does not answer, which says nothing about the set.
+func (t *targetSession) failReading(ctx context.Context, m *v1alpha1.Migration, cause error) error {
+	switch {
+	case errors.Is(cause, errStuck):
+		return cause
+	case errors.Is(cause, errNoAnswer), errors.Is(cause, context.DeadlineExceeded):
+		return t.fail(ctx, m, v1alpha1.ReasonVolumeError, cause)
+	}
+	return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, cause)
 }
 
 // openGate ends the gate, so that kubelet goes on to create the containers.

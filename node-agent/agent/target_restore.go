@@ -17,6 +17,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/wire"
+	"godwit.dev/godwit/node-agent/images"
 )
 
 // criuConfig is CRIU's configuration for restores. Established connections
@@ -33,8 +34,11 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	if err != nil {
 		return err
 	}
-	if _, err := set.Verify(ctx, digest); err != nil {
-		return t.fail(ctx, m, v1alpha1.ReasonImageSetInvalid, err)
+	// The source waits no longer than this for the commit.
+	if _, err := onVolume(ctx, &t.sessionBase, m.Spec.SwitchoverTimeout.Duration, "verify the image set", func(ctx context.Context) (*images.Manifest, error) {
+		return set.Verify(ctx, digest)
+	}); err != nil {
+		return t.failReading(ctx, m, err)
 	}
 	if _, err := t.restoreLimit(m); err != nil {
 		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
@@ -96,7 +100,8 @@ func (t *targetSession) syncRegister(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// unpack applies the packed file differences to the parked containers.
+// unpack applies the packed file differences to the parked containers. It is
+// given up when a restore would be, for it is a part of one.
 func (t *targetSession) unpack(ctx context.Context) error {
 	set, err := t.set()
 	if err != nil {
@@ -114,8 +119,11 @@ func (t *targetSession) unpack(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := t.Node.Files.Unpack(ctx, dir, l.req.Bundle); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		bundle := l.req.Bundle
+		if _, err := onVolume(ctx, &t.sessionBase, t.Timeouts.Restore, name, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, t.Node.Files.Unpack(ctx, dir, bundle)
+		}); err != nil {
+			return err
 		}
 		t.unpacked[l.req.ContainerID] = true
 	}

@@ -70,7 +70,7 @@ func count(t *testing.T, c *prometheus.CounterVec, labels ...string) float64 {
 	return m.GetCounter().GetValue()
 }
 
-const podUID = "3c0ffee0-0000-4000-8000-000000000001"
+const tenantUID = "3c0ffee0-0000-4000-8000-000000000001"
 
 func targetOf(node, uid string, phase v1alpha1.MigrationPhase) v1alpha1.Migration {
 	m := v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "m"}}
@@ -82,7 +82,7 @@ func targetOf(node, uid string, phase v1alpha1.MigrationPhase) v1alpha1.Migratio
 // What a pod says about itself has no part in the verdict: the request does not
 // even carry it. A Migration has to name the pod's UID on this node.
 func TestOnlyAMigrationOfThisPodOnThisNodeParksACreate(t *testing.T) {
-	aborted := targetOf("n2", podUID, v1alpha1.PhaseSwitchingOver)
+	aborted := targetOf("n2", tenantUID, v1alpha1.PhaseSwitchingOver)
 	aborted.Status.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted}
 	for name, tc := range map[string]struct {
 		migrations []v1alpha1.Migration
@@ -91,16 +91,16 @@ func TestOnlyAMigrationOfThisPodOnThisNodeParksACreate(t *testing.T) {
 	}{
 		"no migration at all":           {want: wire.Pass},
 		"of another pod":                {migrations: []v1alpha1.Migration{targetOf("n2", "other", v1alpha1.PhaseSwitchingOver)}, want: wire.Pass},
-		"of this pod on another node":   {migrations: []v1alpha1.Migration{targetOf("n1", podUID, v1alpha1.PhaseSwitchingOver)}, want: wire.Pass},
+		"of this pod on another node":   {migrations: []v1alpha1.Migration{targetOf("n1", tenantUID, v1alpha1.PhaseSwitchingOver)}, want: wire.Pass},
 		"without a target":              {migrations: []v1alpha1.Migration{{}}, want: wire.Pass},
-		"of this pod on this node":      {migrations: []v1alpha1.Migration{targetOf("n2", podUID, v1alpha1.PhaseSwitchingOver)}, want: wire.Park},
+		"of this pod on this node":      {migrations: []v1alpha1.Migration{targetOf("n2", tenantUID, v1alpha1.PhaseSwitchingOver)}, want: wire.Park},
 		"aborted":                       {migrations: []v1alpha1.Migration{aborted}, want: wire.Fail},
-		"done":                          {migrations: []v1alpha1.Migration{targetOf("n2", podUID, v1alpha1.PhaseSucceeded)}, want: wire.Pass},
+		"done":                          {migrations: []v1alpha1.Migration{targetOf("n2", tenantUID, v1alpha1.PhaseSucceeded)}, want: wire.Pass},
 		"nobody knows, and none starts": {down: errors.New("down"), want: wire.Fail},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := New(Config{NodeName: "n2", RunDir: t.TempDir(), Client: &api{migrations: tc.migrations, down: tc.down}})
-			got := a.parking.verdict(context.Background(), wire.Request{Version: wire.Version, PodUID: podUID, ContainerName: "app"})
+			got := a.parking.verdict(context.Background(), wire.Request{Version: wire.Version, PodUID: tenantUID, ContainerName: "app"})
 			if got.Verdict != tc.want || got.Images != nil {
 				t.Errorf("got %+v, want %s", got, tc.want)
 			}
@@ -112,11 +112,11 @@ func TestOnlyAMigrationOfThisPodOnThisNodeParksACreate(t *testing.T) {
 // lie nor that there are any.
 func TestAForgedPodIsToldNothing(t *testing.T) {
 	a := New(Config{NodeName: "n2", RunDir: t.TempDir(), Client: &api{migrations: []v1alpha1.Migration{targetOf("n2", "other", v1alpha1.PhaseSwitchingOver)}}})
-	said := converse(t, a, `{"version":1,"podUID":"`+podUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
-	if want := `{"version":1,"verdict":"pass"}` + "\n"; said != want {
+	said := converse(t, a, `{"version":2,"podUID":"`+tenantUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
+	if want := `{"version":2,"verdict":"pass"}` + "\n"; said != want {
 		t.Errorf("it was told %q, want %q", said, want)
 	}
-	if lots := a.parking.ofPod(podUID); len(lots) != 0 {
+	if lots := a.parking.ofPod(tenantUID); len(lots) != 0 {
 		t.Errorf("it is parked: %v", lots)
 	}
 }

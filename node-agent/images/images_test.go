@@ -6,6 +6,7 @@ package images
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -262,8 +263,26 @@ func TestInvalidNamesNeverBecomePaths(t *testing.T) {
 }
 
 func TestSetOfUnknownRootFails(t *testing.T) {
-	if _, err := Open(filepath.Join(t.TempDir(), "not-mounted"), Options{}); err == nil {
-		t.Error("opened a store on a directory that is not there")
+	missing, err := Open(filepath.Join(t.TempDir(), "not-mounted"), Options{})
+	must(t, err)
+	if err := missing.Check(); err == nil {
+		t.Error("a directory that is not there can be used")
+	}
+	notYet := errors.New("not yet")
+	root := t.TempDir()
+	early, err := Open(root, Options{Available: func() error { return notYet }})
+	must(t, err)
+	set, err := early.Set(testUID)
+	must(t, err)
+	_, prepared := set.PrepareFinal(t.Context(), container)
+	_, free := early.Free()
+	for what, err := range map[string]error{"Check": early.Check(), "PrepareFinal": prepared, "Free": free, "Remove": set.Remove(t.Context())} {
+		if !errors.Is(err, notYet) {
+			t.Errorf("%s before the volume is there: %v", what, err)
+		}
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) > 0 {
+		t.Errorf("something was written before the volume was there: %v %v", left, err)
 	}
 	if _, err := Open("relative", Options{}); !isErr(err, ErrInvalidName) {
 		t.Errorf("relative root: %v", err)

@@ -149,6 +149,9 @@ func (s *Set) Remove(ctx context.Context) error {
 // it inside the volume whatever lies there.
 func (s *Set) removeAll(name string) error {
 	rel := filepath.Join(s.uid, name)
+	if err := s.store.available(); err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
 	root, err := os.OpenRoot(s.store.root)
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)

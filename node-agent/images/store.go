@@ -24,6 +24,10 @@ type Options struct {
 	// Settle is the longest time to wait for a name that must be there to show
 	// up on this node; 0 means DefaultSettle.
 	Settle time.Duration
+	// Available says why the volume is not there yet; nil when it is. Until then
+	// nothing is read or written below the root, which lies on the node's own disk
+	// as long as the volume is not mounted. nil: it always is.
+	Available func() error
 }
 
 // DefaultSettle is longer than the half minute (acdirmin) for which an NFS
@@ -35,12 +39,15 @@ type Store struct {
 	root     string
 	stateDir string
 	settle   time.Duration
+	// available is Options.Available.
+	available func() error
 
 	mu   sync.Mutex
 	sets map[string]*Set
 }
 
-// Open opens the store whose volume is mounted at root.
+// Open opens the store whose volume is, or will be, mounted at root; Check says
+// whether it can be used.
 func Open(root string, o Options) (*Store, error) {
 	if !filepath.IsAbs(root) {
 		return nil, fmt.Errorf("%w: root %q is not absolute", ErrInvalidName, root)
@@ -53,18 +60,30 @@ func Open(root string, o Options) (*Store, error) {
 	if o.Settle == 0 {
 		o.Settle = DefaultSettle
 	}
-	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, settle: o.Settle, sets: map[string]*Set{}}
+	if o.Available == nil {
+		o.Available = func() error { return nil }
+	}
+	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, settle: o.Settle, available: o.Available, sets: map[string]*Set{}}
+	return s, nil
+}
+
+// Check says whether the volume can be used. Like every other use it may take
+// as long as the volume is away.
+func (s *Store) Check() error {
 	d, err := s.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	d.close()
-	return s, nil
+	return nil
 }
 
 // open opens the root anew, because the volume may have been mounted again. The
 // path of the root itself is the operator's and may contain links.
 func (s *Store) open() (*dir, error) {
+	if err := s.available(); err != nil {
+		return nil, fmt.Errorf("image store: %w", err)
+	}
 	f, err := os.OpenFile(s.root, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("image store: %w", err)
@@ -90,6 +109,9 @@ func (s *Store) Set(uid string) (*Set, error) {
 
 // Free is the space on the volume that this node may still fill, in bytes.
 func (s *Store) Free() (int64, error) {
+	if err := s.available(); err != nil {
+		return 0, fmt.Errorf("image store: %w", err)
+	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.root, &st); err != nil {
 		return 0, fmt.Errorf("image store: statfs: %w", err)

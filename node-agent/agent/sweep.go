@@ -1,0 +1,215 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+)
+
+// sweepInterval is how often the node and the volume are searched for what
+// migrations have left behind. A pod that stays frozen for want of a Migration
+// is the most pressing of it.
+const sweepInterval = 30 * time.Second
+
+// sweeper removes what crashes and forced deletions have left. Sessions remove
+// what is theirs; this is for what has no session any more.
+type sweeper struct {
+	*Agent
+	// unknown are the UIDs without a Migration, since when. They are touched only
+	// after a restore that may be reading their images must have ended.
+	unknown map[types.UID]time.Time
+}
+
+// Sweep searches for orphans, at once and then now and then until ctx ends. It
+// implements manager.RunnableFunc.
+func (a *Agent) Sweep(ctx context.Context) error {
+	s := &sweeper{Agent: a, unknown: map[types.UID]time.Time{}}
+	for {
+		if err := s.sweep(ctx); err != nil && ctx.Err() == nil {
+			ctrl.Log.WithName("sweep").Error(err, "sweep")
+		}
+		t := time.NewTimer(a.Timeouts.Sweep)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		case <-t.C:
+		}
+	}
+}
+
+// sweep does one round. What holds pods up comes first, and what needs the
+// volume, which may be away, last. Each kind is tried whatever became of others.
+//
+// A kind that a later feature adds (a throttled cgroup) has its place here: it
+// needs a record like held, written before it is done, and a function that undoes
+// what is recorded for migrations that are over.
+func (s *sweeper) sweep(ctx context.Context) error {
+	return errors.Join(
+		s.sweepHeld(ctx),
+		s.sweepParked(ctx),
+		s.sweepDirs(ctx, "work", "work-directory"),
+		s.sweepDirs(ctx, "state", "image-state"),
+		s.sweepImages(ctx),
+	)
+}
+
+// known are the Migrations as the API server has them now, by UID. To be read
+// after what is swept was listed: what is made later has a Migration by then.
+func (s *sweeper) known(ctx context.Context) (map[types.UID]*v1alpha1.Migration, error) {
+	var list v1alpha1.MigrationList
+	if err := s.Live.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list migrations: %w", err)
+	}
+	known := map[types.UID]*v1alpha1.Migration{}
+	for i := range list.Items {
+		known[list.Items[i].UID] = &list.Items[i]
+	}
+	return known, nil
+}
+
+// sweepHeld lets pods go on that are frozen for a Migration that is gone. While
+// the Migration exists its session decides.
+func (s *sweeper) sweepHeld(ctx context.Context) error {
+	all, err := s.allHeld()
+	if len(all) == 0 {
+		return err
+	}
+	known, kerr := s.known(ctx)
+	if kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	errs := []error{err}
+	for _, h := range all {
+		if known[h.UID] != nil || s.runs(h.UID) {
+			continue
+		}
+		_, err := s.releaseOrphan(ctx, h)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sweepParked gives creates back whose pod is no Migration's target any more.
+func (s *sweeper) sweepParked(ctx context.Context) error {
+	lots := s.parking.all()
+	if len(lots) == 0 {
+		return nil
+	}
+	known, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	targets := map[string]bool{}
+	for _, m := range known {
+		if m.Status.Target != nil {
+			targets[string(m.Status.Target.PodUID)] = true
+		}
+	}
+	for _, l := range lots {
+		if waiting, _, _, _ := l.state(); waiting && !targets[l.req.PodUID] {
+			l.fail(v1alpha1.ReasonCancelled, "the migration is gone")
+			orphansRemoved.WithLabelValues("parked-create").Inc()
+		}
+	}
+	return nil
+}
+
+// sweepDirs removes the directories of migrations that are over.
+func (s *sweeper) sweepDirs(ctx context.Context, name, kind string) error {
+	dir := filepath.Join(s.RunDir, name)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	known, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		uid := types.UID(e.Name())
+		if !s.over(known, uid) {
+			continue
+		}
+		base := sessionBase{Agent: s.Agent, uid: uid}
+		if name == "work" {
+			err = base.removeWork()
+		} else {
+			err = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+		if err == nil {
+			orphansRemoved.WithLabelValues(kind).Inc()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sweepImages removes the image sets of migrations that are over. Both agents
+// of a migration may do so at once.
+func (s *sweeper) sweepImages(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, volumeTimeout)
+	defer cancel()
+	_, err := bounded(limited, &s.pending, "", "sweep the volume", func(context.Context) (struct{}, error) {
+		known := sync.OnceValues(func() (map[types.UID]*v1alpha1.Migration, error) { return s.known(ctx) })
+		swept, err := s.Store.Sweep(ctx, func(uid string) bool {
+			// Asked only after the volume was listed.
+			known, err := known()
+			return err != nil || !s.over(known, types.UID(uid)) || s.pending.stuck(uid)
+		})
+		orphansRemoved.WithLabelValues("image-set").Add(float64(len(swept)))
+		_, kerr := known()
+		return struct{}{}, errors.Join(err, kerr)
+	})
+	return err
+}
+
+// over says whether a migration has ended for good and nothing on this node may
+// still need what it has left.
+func (s *sweeper) over(known map[types.UID]*v1alpha1.Migration, uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[sessionKey{uid, roleSource}] != nil || s.sessions[sessionKey{uid, roleTarget}] != nil {
+		return false
+	}
+	if m := known[uid]; m != nil {
+		delete(s.unknown, uid)
+		source := m.Status.Source
+		return migration.Finished(m.Status.Phase) &&
+			(source == nil || source.State == "" || source.State == v1alpha1.SourceCleaned)
+	}
+	if h, err := s.heldBy(uid); h != nil || err != nil {
+		return false // a person has to decide; the images may be all there is
+	}
+	since, seen := s.unknown[uid]
+	if !seen {
+		s.unknown[uid] = s.Now()
+		return false
+	}
+	return s.Now().Sub(since) >= s.Timeouts.Restore
+}
+
+// runs says whether a migration has a session here.
+func (a *Agent) runs(uid types.UID) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sessions[sessionKey{uid, roleSource}] != nil
+}
