@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -160,8 +161,10 @@ func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err erro
 	switch {
 	case err != nil:
 		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
-	case m == nil:
+	case m == nil && p.agent.consumed(req.PodUID, req.ContainerName):
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+	case m == nil:
+		return p.withoutMigration(ctx, req)
 	}
 	consumed := p.agent.consumed(req.PodUID, req.ContainerName)
 	if consumed && m.Status.Phase != v1alpha1.PhaseSucceeded && m.Status.Phase != v1alpha1.PhaseCompleting {
@@ -191,6 +194,38 @@ func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err erro
 		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("migration %s/%s was rolled back; this pod is being removed", m.Namespace, m.Name))
 	}
 	return wire.Reply{Version: wire.Version, Verdict: wire.Park}
+}
+
+// withoutMigration decides a create that no Migration claims. A target that has
+// never run was to be restored, and its Migration was removed by force: started
+// from its image it would be a second, empty copy. One that has run before was
+// restored once, whatever has become of the mark on the node.
+func (p *parking) withoutMigration(ctx context.Context, req wire.Request) wire.Reply {
+	var pods corev1.PodList
+	if err := p.agent.Client.List(ctx, &pods); err != nil {
+		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
+	}
+	for i := range pods.Items {
+		if pod := &pods.Items[i]; string(pod.UID) == req.PodUID && isTarget(pod) && !hasRun(pod, req.ContainerName) {
+			return failReply(v1alpha1.ReasonCancelled, "the migration that this pod was made for is gone and it was never restored; delete the pod")
+		}
+	}
+	return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+}
+
+// isTarget says whether a pod was made as the target of a migration: only those
+// have the gate.
+func isTarget(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == v1alpha1.GateContainerName })
+}
+
+// hasRun says whether kubelet has ever seen a container of a pod run. A create
+// that failed counts as a restart, and as an end without a beginning.
+func hasRun(pod *corev1.Pod, container string) bool {
+	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.Name == container && (s.State.Running != nil ||
+			s.LastTerminationState.Terminated != nil && s.LastTerminationState.Terminated.StartedAt.Unix() > 0)
+	})
 }
 
 // migrationOf finds the Migration whose target is the pod with this UID. The

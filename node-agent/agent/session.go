@@ -31,6 +31,10 @@ import (
 // errGone: the Migration does not exist any more.
 var errGone = errors.New("migration is gone")
 
+// errMaybeStored: an earlier try of a write failed in a way that does not tell
+// whether it was stored. Whatever follows from its being stored must be assumed.
+var errMaybeStored = errors.New("an earlier try may have been stored")
+
 // again says when a session wants to look again: at once (now), when something
 // changes (never), or after a while at the latest.
 type again time.Duration
@@ -165,6 +169,7 @@ func (s *sessionBase) apply(ctx context.Context, side string, manager string, re
 	u.SetName(s.key.Name)
 	// The UID makes sure that a report never lands on a namesake.
 	u.SetUID(s.uid)
+	var maybeStored error
 	backoff := wait.Backoff{Duration: 20 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 20, Cap: 5 * time.Second}
 	for {
 		err := s.Client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u.DeepCopy()),
@@ -173,10 +178,11 @@ func (s *sessionBase) apply(ctx context.Context, side string, manager string, re
 		case err == nil:
 			return nil
 		case apierrors.IsNotFound(err):
-			return errGone
+			return errors.Join(errGone, maybeStored)
 		case apierrors.IsConflict(err), apierrors.IsInvalid(err), apierrors.IsForbidden(err):
-			return fmt.Errorf("publish report: %w", notAllowed("report", err))
+			return fmt.Errorf("publish report: %w", errors.Join(notAllowed("report", err), maybeStored))
 		}
+		maybeStored = errMaybeStored
 		t := time.NewTimer(backoff.Step())
 		select {
 		case <-ctx.Done():

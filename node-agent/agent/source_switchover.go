@@ -85,6 +85,11 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		memory += d.stats.MemoryBytes
 	}
 	if err := s.publish(ctx); err != nil {
+		if errors.Is(err, errGone) && !errors.Is(err, errMaybeStored) {
+			// There was nothing any more that the digest could have been written to.
+			record.Published = false
+			err = errors.Join(err, s.hold(record))
+		}
 		return err
 	}
 

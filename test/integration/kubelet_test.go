@@ -283,3 +283,8 @@ func (c *cluster) imagesLeft() ([]string, error) {
 	}
 	return names, err
 }
+
+// heldRecords are the agent's records of what it has frozen.
+func (n *simNode) heldRecords() ([]string, error) {
+	return filepath.Glob(filepath.Join(n.runDir, "held", "*"))
+}
