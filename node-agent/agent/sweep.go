@@ -18,6 +18,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // sweepInterval is how often the node and the volume are searched for what
@@ -62,6 +63,7 @@ func (s *sweeper) sweep(ctx context.Context) error {
 	return errors.Join(
 		s.sweepHeld(ctx),
 		s.sweepParked(ctx),
+		s.sweepRestores(ctx),
 		s.sweepDirs(ctx, "work", "work-directory"),
 		s.sweepDirs(ctx, "state", "image-state"),
 		s.sweepImages(ctx),
@@ -127,6 +129,50 @@ func (s *sweeper) sweepParked(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sweepRestores clears away what wrappers have left that were killed in the
+// middle of a restore and got no successor: their record says so. While a
+// migration to this node is under way its session does that.
+func (s *sweeper) sweepRestores(ctx context.Context) error {
+	dir := filepath.Join(s.RunDir, "restoring")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	known, err := s.known(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range known {
+		if m.Status.Target != nil && m.Status.Target.NodeName == s.NodeName && targetNeeded(m) {
+			return nil
+		}
+	}
+	var errs []error
+	for _, e := range entries {
+		fi, err := e.Info()
+		// Younger ones may be at work: the wrapper ends its restore in time.
+		if err != nil || s.Now().Sub(fi.ModTime()) < s.Timeouts.Park+2*s.Timeouts.Restore {
+			continue
+		}
+		// One that runs was restored; only the record was not taken away in time.
+		_, err = s.Node.Finder.Container(ctx, e.Name())
+		if errors.Is(err, runtime.ErrNotFound) {
+			err = s.Node.Killer.Discard(ctx, e.Name(), filepath.Join(s.BundleDir, e.Name()))
+		}
+		if err == nil {
+			err = os.Remove(filepath.Join(dir, e.Name()))
+		}
+		if err == nil {
+			orphansRemoved.WithLabelValues("restore").Inc()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // sweepDirs removes the directories of migrations that are over.

@@ -239,3 +239,23 @@ func TestAVolumeThatDoesNotAnswerHoldsNoFrozenPodUp(t *testing.T) {
 	}
 	w.isHeld(false)
 }
+
+func TestARestoreWhoseWrapperWasKilledIsClearedAway(t *testing.T) {
+	w := newWorld(t)
+	dir := w.makeDir(w.RunDir, "restoring")
+	for _, id := range []string{"c1", "dead"} { // c1 runs
+		must(t, os.WriteFile(filepath.Join(dir, id), []byte("{}"), 0o600))
+	}
+	must(t, w.sweep(t.Context()))
+	if !there(filepath.Join(dir, "dead")) {
+		t.Error("a restore that may be under way was cleared away")
+	}
+	w.now = w.now.Add(w.Timeouts.Park + 2*w.Timeouts.Restore + time.Minute)
+	must(t, w.sweep(t.Context()))
+	if got := w.node.Discarded(); len(got) != 1 || got[0] != "dead" {
+		t.Errorf("discarded %v", got)
+	}
+	if w.c.IsKilled() || there(filepath.Join(dir, "c1")) || there(filepath.Join(dir, "dead")) {
+		t.Error("a restored container was killed, or a record is left")
+	}
+}

@@ -288,3 +288,27 @@ func TestSetOfUnknownRootFails(t *testing.T) {
 		t.Errorf("relative root: %v", err)
 	}
 }
+
+func TestDirectoriesAreClosedToOthers(t *testing.T) {
+	root := t.TempDir()
+	set := newSet(t, newStore(t, root, ""), testUID)
+	// Made before by somebody who wants to look in.
+	must(t, os.Mkdir(set.Dir(), 0o700))
+	must(t, os.Chmod(set.Dir(), 0o777))
+	_, err := set.PrepareRound(t.Context(), container, 0)
+	must(t, err)
+	_, err = set.PrepareFinal(t.Context(), container)
+	must(t, err)
+	_, err = set.PrepareFiles(t.Context(), container)
+	must(t, err)
+	must(t, filepath.WalkDir(set.Dir(), func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil && fi.IsDir() && fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s has mode %v", path, fi.Mode())
+		}
+		return err
+	}))
+}

@@ -60,7 +60,22 @@ func (d *dir) mkdir(name string) (*dir, error) {
 	if err := unix.Mkdirat(int(d.f.Fd()), name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, wrap(d.join(name), err)
 	}
-	return d.openDir(name)
+	sub, err := d.openDir(name)
+	if err != nil {
+		return nil, err
+	}
+	// One that somebody has made before, or a volume that adds rights of its own,
+	// must not open what was in a process's memory to others.
+	var st unix.Stat_t
+	err = unix.Fstat(int(sub.f.Fd()), &st)
+	if err == nil && st.Mode&0o7777 != 0o700 {
+		err = unix.Fchmod(int(sub.f.Fd()), 0o700)
+	}
+	if err != nil {
+		sub.close()
+		return nil, wrap(sub.name, err)
+	}
+	return sub, nil
 }
 
 // list returns the names in the directory, sorted, with their types.

@@ -117,3 +117,17 @@ func TestAMigrationRemovedByForceWhileDumpingLeavesTheSourceRunning(t *testing.T
 	}
 	c.controller = c.startController()
 }
+
+func TestAnUnpackThatHangsAfterTheCommitGivesTheSourceBack(t *testing.T) {
+	c := newCluster(t)
+	pod := c.startPod("app")
+	reached, release := c.hang("n2", "Unpack")
+	t.Cleanup(release)
+	m := c.migrate("app")
+	<-reached
+	c.awaitPhase(m, v1alpha1.PhaseFailed)
+	if m.Status.Failure.Reason != v1alpha1.ReasonRestoreFailed {
+		t.Errorf("reason %s: %s", m.Status.Failure.Reason, describe(m))
+	}
+	c.staysOnSource(pod, m)
+}
