@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -38,7 +39,11 @@ func (s *sourceSession) preflight(ctx context.Context, m *v1alpha1.Migration) er
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return s.fail(ctx, m, v1alpha1.ReasonPreflightError, "", err)
+		reason := v1alpha1.ReasonPreflightError
+		if errors.Is(err, errNoAnswer) || errors.Is(err, errStuck) {
+			reason = v1alpha1.ReasonVolumeError
+		}
+		return s.fail(ctx, m, reason, "", err)
 	}
 	refusals := evaluate(c)
 	s.report.Refusals = refusals

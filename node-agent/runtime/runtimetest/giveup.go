@@ -93,7 +93,8 @@ func testSettle(t *testing.T, n Node) {
 	}
 	release()
 	noError(t, "Settle", <-settled)
-	<-ended // whatever became of it, it has ended
+	// Whatever became of it, it has ended.
+	t.Logf("the dump that was held up: %v", <-ended)
 	noError(t, "Settle again", n.Checkpointer.Settle(step(t), w.Info(), time.Now()))
 }
 
