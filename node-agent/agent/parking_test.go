@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,7 +38,7 @@ type parkingRig struct {
 func newParkingRig(t *testing.T, objects ...client.Object) *parkingRig {
 	t.Helper()
 	scheme := kruntime.NewScheme()
-	must(t, v1alpha1.AddToScheme(scheme))
+	must(t, errors.Join(v1alpha1.AddToScheme(scheme), corev1.AddToScheme(scheme)))
 	// A unix socket's path is short; a test's own directory may not be.
 	dir, err := os.MkdirTemp("", "gw")
 	must(t, err)
