@@ -128,7 +128,7 @@ func search(ctx context.Context, model string, s variant) (entry, error) {
 	switch {
 	case s.cycles:
 		looks = [][]string{{"-n", "-m100000", "-l"}}
-	case len(s.without) > 0:
+	case s.expected != nothing:
 		looks = [][]string{{"-n", "-m100000", "-E"}, {"-n", "-m100000"}}
 	}
 	for _, look := range looks {
