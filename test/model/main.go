@@ -128,6 +128,8 @@ func search(ctx context.Context, model string, s variant) (entry, error) {
 	switch {
 	case s.cycles:
 		looks = [][]string{{"-n", "-m100000", "-l"}}
+	case len(s.without) == 0:
+		looks = [][]string{{"-m100000"}} // and says what was never reached
 	case s.expected != nothing:
 		looks = [][]string{{"-n", "-m100000", "-E"}, {"-n", "-m100000"}}
 	}

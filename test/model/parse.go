@@ -42,6 +42,11 @@ var (
 // nothing.
 var errIncomplete = errors.New("the search is not exhaustive")
 
+// errUnreached: a step of the model is never taken, so nothing was learned of it.
+var errUnreached = errors.New("some step of the model is never reached")
+
+var unreached = regexp.MustCompile(`unreached in proctype \w+\n(?:\t.*\n)*?\t\((\d+) of \d+ states\)`)
+
 // parse reads pan's output. It returns errIncomplete for a search without error
 // that was cut short, by too little memory or depth.
 func parse(out string) (outcome, error) {
@@ -63,6 +68,9 @@ func parse(out string) (outcome, error) {
 		if strings.Contains(out, "Search not completed") || strings.Contains(out, "max search depth too small") ||
 			strings.Contains(out, "pan: reached -DMEMLIM") || depth[2] != "0" {
 			return o, errIncomplete
+		}
+		if m := unreached.FindStringSubmatch(out); m != nil && m[1] != "0" {
+			return o, errUnreached
 		}
 		return o, nil
 	}

@@ -41,6 +41,13 @@ func TestIncompleteSearchIsNoProof(t *testing.T) {
 			t.Errorf("%q: %v", out, err)
 		}
 	}
+	const dead = "unreached in proctype everything\n\thandover.pml:340, state 5, \"fly = 0\"\n\t(1 of 556 states)\n"
+	if _, err := parse(complete + dead); !errors.Is(err, errUnreached) {
+		t.Errorf("a step that is never taken: %v", err)
+	}
+	if _, err := parse(complete + "unreached in proctype everything\n\t(0 of 556 states)\n"); err != nil {
+		t.Error(err)
+	}
 	if _, err := parse("gibberish"); err == nil {
 		t.Error("gibberish is taken for a result")
 	}
