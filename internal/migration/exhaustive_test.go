@@ -111,8 +111,8 @@ func TestTargetRules(t *testing.T) {
 				bad("restores without a commit, or again")
 			}
 		case TargetTakeBack:
-			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Report.State == v1alpha1.TargetRestored {
-				bad("takes back a commit though the pod may run")
+			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Report.State == v1alpha1.TargetRestored || o.Phase == completing {
+				bad("takes back a commit though the pod may run, or the source is being removed")
 			}
 		case TargetDiscard:
 			abortedTree := o.Handover == aborted && o.RestoreBegun && !o.TreeGone

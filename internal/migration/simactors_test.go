@@ -316,7 +316,8 @@ func (w *world) targetAgent() *actor {
 			}}
 		case TargetTakeBack:
 			return []func(){func() {
-				if handover(w.latest()) == v1alpha1.HandoverCommitted {
+				// The definition's rules take nothing back once the source is being removed.
+				if m := w.latest(); handover(m) == v1alpha1.HandoverCommitted && m.Status.Phase != v1alpha1.PhaseCompleting && !Finished(m.Status.Phase) {
 					w.write(-1, func(s *v1alpha1.MigrationStatus) {
 						s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "target", Reason: v1alpha1.ReasonRestoreFailed}
 						s.Target.State = v1alpha1.TargetReverted

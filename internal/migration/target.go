@@ -101,6 +101,10 @@ func DecideTarget(o TargetObservation) TargetAction {
 			return TargetReportGone
 		case state == v1alpha1.TargetRestored, state == v1alpha1.TargetCleaned:
 			return TargetIdle
+		case o.Phase == v1alpha1.PhaseCompleting, Finished(o.Phase):
+			// A person has said that the pod is the target's, whatever is left of it:
+			// the source is being removed, and nothing is taken back any more.
+			return TargetIdle
 		case o.Restored:
 			return TargetReport
 		case o.Restoring:
