@@ -35,7 +35,7 @@ func (r *MigrationReconciler) observeRequest(ctx context.Context, w *world) erro
 func managerOf(m *v1alpha1.Migration, annotation string) string {
 	field := []byte(fmt.Sprintf("%q:", "f:"+annotation))
 	for _, f := range m.ManagedFields {
-		if f.Subresource == "" && f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.Raw, field) {
+		if f.Subresource == "" && f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.GetRawBytes(), field) {
 			return f.Manager
 		}
 	}
