@@ -21,11 +21,7 @@ func TestRemovedImageFile(t *testing.T) {
 	s.await(m, "the target to be scheduled", func(m *v1alpha1.Migration) bool { return m.Status.Target != nil && m.Status.Target.NodeName != "" })
 
 	// The target's agent is stopped, so that it is the file that comes first.
-	agent, err := s.AgentOn(s.ctx, m.Status.Target.NodeName)
-	s.must(err)
-	onNode := s.look(agent)
-	s.must(onNode.Signal(s.ctx, "STOP"))
-	defer func() { s.must(onNode.Signal(s.ctx, "CONT")) }()
+	release := s.hold(m.Status.Target.NodeName)
 	s.await(m, "pre-copy to converge", harness.SourceState(v1alpha1.SourceConverged))
 	// On the source's node, which wrote it: the target's NFS client may go on
 	// for a while to say that there is no such directory.
@@ -36,7 +32,7 @@ func TestRemovedImageFile(t *testing.T) {
 	if out == "" {
 		t.Fatal("there was no page image to remove")
 	}
-	s.must(onNode.Signal(s.ctx, "CONT"))
+	release()
 
 	s.finish(m, v1alpha1.PhaseFailed)
 	if m.Status.Failure == nil || m.Status.Failure.Reason != v1alpha1.ReasonImageSetInvalid {

@@ -20,15 +20,6 @@ func TestCancel(t *testing.T) {
 		other = "n2"
 	}
 
-	// Agents that stand still keep the migration in the phase.
-	hold := func(node string) (release func()) {
-		s.Helper()
-		agent, err := s.AgentOn(s.ctx, node)
-		s.must(err)
-		on := s.look(agent)
-		s.must(on.Signal(s.ctx, "STOP"))
-		return func() { s.must(on.Signal(s.ctx, "CONT")) }
-	}
 	gone := func(m *v1alpha1.Migration) {
 		s.must(s.AwaitFor(s.ctx, scenarioTimeout, m, "the deleted migration to be gone", func(exists bool) (bool, error) { return !exists, nil }))
 	}
@@ -50,14 +41,13 @@ func TestCancel(t *testing.T) {
 		s.step(c.name, func() {
 			release := func() {}
 			if c.held != "" && c.holdAt == nil {
-				release = hold(c.held)
+				release = s.hold(c.held)
 			}
 			m := s.migration(c.name, p.pod.Name)
 			if c.holdAt != nil {
 				s.await(m, "the moment to hold", c.holdAt)
-				release = hold(c.held)
+				release = s.hold(c.held)
 			}
-			defer func() { release() }()
 			s.await(m, "the moment to cancel", c.reached)
 			if c.delete {
 				s.must(s.Delete(s.ctx, m))
@@ -68,7 +58,6 @@ func TestCancel(t *testing.T) {
 				})
 			}
 			release()
-			release = func() {}
 			if c.delete {
 				gone(m)
 			} else {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,6 +96,19 @@ func (s *scenario) look(pod *corev1.Pod) harness.OnNode {
 	c, err := s.Look(pod)
 	s.must(err)
 	return c
+}
+
+// hold makes the agent on a node stand still, which keeps a migration where it
+// is, until release is called or the test ends.
+func (s *scenario) hold(node string) (release func()) {
+	s.Helper()
+	agent, err := s.AgentOn(s.ctx, node)
+	s.must(err)
+	on := s.look(agent)
+	s.must(on.Signal(s.ctx, "STOP"))
+	release = sync.OnceFunc(func() { s.must(on.Signal(s.ctx, "CONT")) })
+	s.Cleanup(release)
+	return release
 }
 
 // migration creates a Migration.

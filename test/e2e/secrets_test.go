@@ -35,20 +35,9 @@ func TestSecretsDoNotStay(t *testing.T) {
 	// and holds it there by the target's agent standing still.
 	exposed := func(name string) (m *v1alpha1.Migration, release func()) {
 		s.Helper()
-		agent, err := s.AgentOn(s.ctx, target.Name)
-		s.must(err)
-		on := s.look(agent)
 		m = s.migration(name, p.pod.Name)
 		s.await(m, "the target to be parked", harness.TargetState(v1alpha1.TargetParked))
-		s.must(on.Signal(s.ctx, "STOP"))
-		held := true
-		release = func() {
-			if held {
-				held = false
-				s.must(on.Signal(s.ctx, "CONT"))
-			}
-		}
-		s.Cleanup(release)
+		release = s.hold(target.Name)
 		s.await(m, "the final dump", harness.SourceState(v1alpha1.SourceDumped))
 		s.guarded(m, secret)
 		return m, release
