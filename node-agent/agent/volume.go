@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -50,6 +51,9 @@ func unshareVolume(target string) error {
 	const most = 16
 	for range most {
 		mounted, err := mountinfo.Mounted(target)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the node's first agent
+		}
 		if err != nil {
 			return fmt.Errorf("share the volume: %w", err)
 		}
