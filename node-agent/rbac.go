@@ -9,7 +9,7 @@ package main
 // +kubebuilder:rbac:groups=godwit.dev,resources=migrations,verbs=get;list;watch
 // +kubebuilder:rbac:groups=godwit.dev,resources=migrations/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get;patch
 // +kubebuilder:rbac:groups="",resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 //
