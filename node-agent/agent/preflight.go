@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
@@ -79,7 +80,7 @@ func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (chec
 		return c, fmt.Errorf("probe the node: %w", err)
 	}
 	for _, k := range c.containers {
-		i, err := s.Node.Inspector.Inspect(ctx, k)
+		i, err := s.inspect(ctx, k)
 		if err != nil {
 			return c, fmt.Errorf("inspect %s: %w", k.Name, err)
 		}
@@ -91,6 +92,29 @@ func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (chec
 		return c, err
 	}
 	return c, nil
+}
+
+// execPatience is how long a process that has entered the container may take to
+// end before it counts as a session, execInterval how often it is looked for:
+// nothing tells of the end of a process that is nobody's child here.
+const (
+	execPatience = 10 * time.Second
+	execInterval = 250 * time.Millisecond
+)
+
+// inspect looks at a container. An exec probe enters it every few seconds for a
+// moment; that is no session of a person, and its end is waited for.
+func (s *sourceSession) inspect(ctx context.Context, k runtime.Container) (runtime.Inspection, error) {
+	var i runtime.Inspection
+	err := wait.PollUntilContextTimeout(ctx, execInterval, execPatience, true, func(ctx context.Context) (bool, error) {
+		var err error
+		i, err = s.Node.Inspector.Inspect(ctx, k)
+		return err == nil && i.ExecSessions == 0, err
+	})
+	if wait.Interrupted(err) && ctx.Err() == nil {
+		err = nil // it stays: evaluate says so
+	}
+	return i, err
 }
 
 // evaluate turns what was gathered into refusals. Pure.
