@@ -38,6 +38,7 @@ func (r *MigrationReconciler) observe(ctx context.Context, m *v1alpha1.Migration
 		return nil, err
 	}
 	w.Target = podFacts(w.target)
+	w.Target.Started = started(w.target, m.Status.Target)
 	if !begun(m) && w.source != nil {
 		if w.Conflict, err = r.conflict(ctx, m, w.source); err != nil {
 			return nil, err
@@ -119,17 +120,22 @@ func podFacts(pod *corev1.Pod) migration.PodFacts {
 		NodeName:      pod.Spec.NodeName,
 		Deleting:      pod.DeletionTimestamp != nil,
 		Phase:         pod.Status.Phase,
-		Started:       started(pod),
 		Unschedulable: unschedulable(pod),
 	}
 }
 
-// started says whether kubelet has seen every application container run; one
-// that has ended since did run.
-func started(pod *corev1.Pod) bool {
+// started says whether kubelet has seen every application container of the
+// target run; one that has ended since did run. It must have been the container
+// that was restored, as far as the status says which: anything else that ran
+// would be a second copy, started from its image.
+func started(pod *corev1.Pod, t *v1alpha1.TargetStatus) bool {
+	if pod == nil {
+		return false
+	}
 	seen := map[string]bool{}
-	for _, s := range pod.Status.ContainerStatuses {
-		seen[s.Name] = s.State.Running != nil || s.State.Terminated != nil || s.RestartCount > 0
+	for i := range pod.Status.ContainerStatuses {
+		s := &pod.Status.ContainerStatuses[i]
+		seen[s.Name] = migration.HasRun(s, restoredID(t, s.Name))
 	}
 	for _, c := range pod.Spec.Containers {
 		if !seen[c.Name] {
@@ -137,6 +143,19 @@ func started(pod *corev1.Pod) bool {
 		}
 	}
 	return len(pod.Spec.Containers) > 0
+}
+
+// restoredID is the runtime's id of a container that the target restores.
+func restoredID(t *v1alpha1.TargetStatus, name string) string {
+	if t == nil {
+		return ""
+	}
+	for _, c := range t.Containers {
+		if c.Name == name {
+			return c.ContainerID
+		}
+	}
+	return ""
 }
 
 func unschedulable(pod *corev1.Pod) string {

@@ -46,7 +46,7 @@ func (f *fixture) kubeletRuns(pod *corev1.Pod) {
 		s.ContainerStatuses = nil
 		for _, c := range pod.Spec.Containers {
 			s.ContainerStatuses = append(s.ContainerStatuses, corev1.ContainerStatus{
-				Name: c.Name, Image: c.Image, ImageID: "registry.example/app@sha256:" + digest,
+				Name: c.Name, Image: c.Image, ImageID: "registry.example/app@sha256:" + digest, ContainerID: "containerd://4567",
 				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
 			})
 		}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -105,8 +106,12 @@ func serve(ctx context.Context, o options, node *node) error {
 	if err != nil {
 		return err
 	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("which boot of the node this is: %w", err)
+	}
 	a := agent.New(agent.Config{
-		NodeName: o.nodeName, RunDir: o.runDir,
+		NodeName: o.nodeName, RunDir: o.runDir, BootID: strings.TrimSpace(string(boot)),
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("godwit-agent"),
 		Node: node.Node, Store: store,
 	})

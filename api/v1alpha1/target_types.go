@@ -71,9 +71,16 @@ type TargetReport struct {
 	// restoredAt is when the last container's processes ran.
 	// +optional
 	RestoredAt *metav1.MicroTime `json:"restoredAt,omitempty"`
+	// bootID is the node's boot (/proc/sys/kernel/random/boot_id) in which the
+	// creates were parked. Under another one the node knows nothing any more of
+	// what it did after the commit.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	BootID string `json:"bootID,omitempty"`
 	// treeGoneAt is when the agent had seen that nothing is left on its node of
-	// a pod that ran there and whose object was deleted before the source was
-	// removed.
+	// a pod that ran there, or may have, and was lost before the source was removed:
+	// its object was deleted, its create failed after all, or the node restarted.
+	// A person decides then which side goes on.
 	// +optional
 	TreeGoneAt *metav1.MicroTime `json:"treeGoneAt,omitempty"`
 	// failure is set when the target agent gives up.

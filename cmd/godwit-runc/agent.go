@@ -28,7 +28,7 @@ func (c *agentConn) close() { _ = c.Close() }
 // patience is how long an agent that is not there is waited for: only
 // containers that could not do without it wait.
 func (w *wrapper) patience(b *bundle, id identity) time.Duration {
-	if consumed, err := w.consumed(id); err != nil || consumed || !b.migrating() {
+	if confirmed, err := w.confirmed(id); err != nil || confirmed || !b.migrating() {
 		return 0
 	}
 	return w.limits.agent

@@ -70,8 +70,10 @@ func (w *wrapper) deleteState(c command, id string) error {
 }
 
 func (w *wrapper) dropRecord(id string) error {
-	if err := os.Remove(w.restoringPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("mark: %w", err)
+	for _, path := range []string{w.configPath(id), w.restoringPath(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("mark: %w", err)
+		}
 	}
 	return nil
 }
@@ -92,7 +94,7 @@ func (w *wrapper) beforeDelete(c command) error {
 	// record was not taken away in time.
 	if !exists(filepath.Join(rec.StateDir, restoredMark)) || exists(rec.Hold) {
 		// runc dies with the wrapper, but a moment later.
-		if err := wire.AwaitRelease(rec.Hold, w.limits.cleanup); err != nil {
+		if err := wire.AwaitRelease(rec.Hold, rec.Mark, w.limits.cleanup); err != nil {
 			return err
 		}
 		if err := killCgroup(rec.Cgroup, w.limits.cleanup); err != nil {
@@ -103,7 +105,7 @@ func (w *wrapper) beforeDelete(c command) error {
 		}
 		removeCgroup(c, rec.Cgroup)
 		// The bundle goes next, and with it the agent's way to the cgroup.
-		if err := wire.MarkCleared(rec.Hold); err != nil {
+		if err := wire.MarkCleared(rec.Hold, rec.Mark); err != nil {
 			return err
 		}
 	}

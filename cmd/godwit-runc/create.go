@@ -86,20 +86,21 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 	return false, fmt.Errorf("%w: unknown verdict %q", errRefused, reply.Verdict)
 }
 
-// withoutAgent: a pod that belongs to no migration is none of ours, and one
-// whose images were consumed starts afresh after a crash like any other. What
-// is left may be a container to be restored: it must not start from its image.
+// withoutAgent: a pod that belongs to no migration is none of ours, and one that
+// its migration was confirmed for starts afresh after a crash like any other.
+// What is left may be a container to be restored, or one whose source is kept: it
+// must not start from its image.
 func (w *wrapper) withoutAgent(b *bundle, id identity, cause error) (forward bool, err error) {
 	if !b.migrating() {
 		return true, nil
 	}
-	consumed, err := w.consumed(id)
+	confirmed, err := w.confirmed(id)
 	if err != nil {
 		return false, errors.Join(cause, err)
 	}
-	if consumed {
+	if confirmed {
 		return true, nil
 	}
-	return false, fmt.Errorf("%w, and container %s belongs to migration %s, which may have to restore it",
+	return false, fmt.Errorf("%w, and container %s belongs to migration %s, which may have to restore it, or to let its source go on",
 		cause, id.container, b.Annotations[annotationMigration])
 }

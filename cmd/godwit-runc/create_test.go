@@ -146,11 +146,12 @@ func TestForgedAnnotationsRestoreNothing(t *testing.T) {
 
 func TestWithoutAgent(t *testing.T) {
 	for name, tc := range map[string]struct {
-		migrating, consumed, forward bool
+		migrating, consumed, confirmed, forward bool
 	}{
-		"no migration":                   {false, false, true},
-		"migration":                      {true, false, false},
-		"crash after a finished restore": {true, true, true},
+		"no migration":                     {false, false, false, true},
+		"migration":                        {true, false, false, false},
+		"restored, and the source is kept": {true, true, false, false},
+		"crash after a finished migration": {true, true, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, "ok")
@@ -159,6 +160,9 @@ func TestWithoutAgent(t *testing.T) {
 			}
 			if tc.consumed {
 				r.consume()
+			}
+			if tc.confirmed {
+				must(t, wire.Confirm(r.w.runDir, testPod))
 			}
 			start := time.Now()
 			err := r.w.Exec(r.create())

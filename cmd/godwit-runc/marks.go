@@ -19,11 +19,13 @@ import (
 //
 //   - <runc root>/<id>/godwit-restored: this container was restored and runs;
 //     start has nothing to do. It goes with the container's state.
-//   - <run dir>/restored/<pod UID>/<container>: the images were consumed; if the
-//     container crashes and the agent is away, it may start from its image. The
-//     agent removes it when the pod is gone.
+//   - <run dir>/restored/<pod UID>/<container>: the images were used, and what was
+//     restored has run, or may have (see mark). Once the agent has noted in it that
+//     the target owns the pod, a container that crashes while the agent is away
+//     may start from its image. The agent removes it when the pod is gone.
 //   - <run dir>/restoring/<id>: a restore is under way. If it is found by a
-//     delete, the wrapper was killed in the middle.
+//     delete, the wrapper was killed in the middle. Its CRIU configuration is
+//     beside it.
 const (
 	restoredMark = "godwit-restored"
 	restoringDir = "restoring"
@@ -45,18 +47,25 @@ type restoring struct {
 	Cgroup   string `json:"cgroup"`
 	StateDir string `json:"stateDir"`
 	Rootfs   string `json:"rootfs"`
-	// Hold is the create's hold, which is told when all is cleared away.
+	// Hold is the create's hold, which is told when all is cleared away, and Mark
+	// what it becomes.
 	Hold string `json:"hold"`
+	Mark string `json:"mark"`
 }
 
-func (w *wrapper) consumed(id identity) (bool, error) {
-	_, found, err := wire.Restored(w.runDir, id.podUID, id.container)
-	return found, err
+// confirmed says whether the container was restored, and its source is out of the
+// game.
+func (w *wrapper) confirmed(id identity) (bool, error) {
+	mark, _, err := wire.Mark(w.runDir, id.podUID, id.container)
+	return mark.Confirmed, err
 }
 
 func (w *wrapper) restoringPath(id string) string {
 	return filepath.Join(w.runDir, restoringDir, id)
 }
+
+// configPath is CRIU's configuration for the restore. No id contains its ending.
+func (w *wrapper) configPath(id string) string { return w.restoringPath(id) + "~criu.conf" }
 
 // writeMark writes v so that the mark is there whole or not at all.
 func writeMark(path string, v any) error {

@@ -97,7 +97,7 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 	if err != nil {
 		return nil, err
 	}
-	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path, Hold: hold.Path()}
+	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path, Hold: hold.Path(), Mark: hold.MarkPath()}
 	// A failure ends whatever is in the cgroup: it must be ours alone.
 	if exists(rec.StateDir) {
 		return nil, fmt.Errorf("container %s exists already", a.id)

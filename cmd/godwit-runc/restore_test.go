@@ -117,8 +117,8 @@ func TestFailedRestoreLeavesNothing(t *testing.T) {
 					t.Errorf("%s is still there", p)
 				}
 			}
-			if ok, err := r.w.consumed(identity{testPod, "app", ""}); ok || err != nil {
-				t.Errorf("consumed: %v, %v", ok, err)
+			if _, ok, err := wire.Mark(r.w.runDir, testPod, "app"); ok || err != nil {
+				t.Errorf("marked: %v, %v", ok, err)
 			}
 			// An agent that was not told finds it out.
 			if h := r.holds(); len(h) != 1 || h[0].Alive || !h[0].Ordered || !h[0].Cleared || h[0].Error != res.Error {

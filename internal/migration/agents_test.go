@@ -90,6 +90,8 @@ func TestDecideTarget(t *testing.T) {
 	begun := func(o *TargetObservation) { o.RestoreBegun = true }
 	there := func(o *TargetObservation) { o.TreeGone = false }
 	podGone := func(o *TargetObservation) { o.PodGone = true }
+	lost := func(o *TargetObservation) { o.Lost = true }
+	rebooted := func(o *TargetObservation) { o.Rebooted = true }
 	reportedGone := func(o *TargetObservation) { o.Report.TreeGoneAt = &metav1.MicroTime{} }
 	gaveUp := func(o *TargetObservation) { o.Report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonGateFailed} }
 	for name, tc := range map[string]struct {
@@ -141,6 +143,18 @@ func TestDecideTarget(t *testing.T) {
 		"another create comes meanwhile": {at(switching, v1alpha1.TargetRestoring, parked, dumped, commit, alive), TargetIdle},
 		"one failed, another restores":   {at(switching, v1alpha1.TargetRestoring, dumped, commit, broken, alive), TargetIdle},
 		"failed before, one restores":    {at(switching, v1alpha1.TargetRestoring, dumped, commit, nothing, alive), TargetIdle},
+		"ran, and is lost":               {at(switching, v1alpha1.TargetRestoring, dumped, commit, lost, begun, there), TargetDiscard},
+		"failed, and may have run":       {at(switching, v1alpha1.TargetRestoring, dumped, commit, lost, begun, broken), TargetDiscard},
+		"may have run, nothing is left":  {at(switching, v1alpha1.TargetRestoring, dumped, commit, lost, begun, nothing), TargetReportGone},
+		"may have run, pod asks again":   {at(switching, v1alpha1.TargetRestoring, parked, dumped, commit, lost, begun), TargetReportGone},
+		"may have run, another restores": {at(switching, v1alpha1.TargetRestoring, dumped, commit, lost, begun, alive), TargetIdle},
+		"may have run, reported":         {at(switching, v1alpha1.TargetRestoring, parked, dumped, commit, lost, begun, reportedGone), TargetIdle},
+		"may have run, decided":          {at(completing, v1alpha1.TargetRestoring, dumped, commit, lost, begun, there), TargetIdle},
+		"rebooted after the commit":      {at(switching, v1alpha1.TargetParked, parked, dumped, commit, rebooted), TargetReportGone},
+		"rebooted before the commit":     {at(switching, v1alpha1.TargetParked, parked, dumped, rebooted), TargetReport},
+		"rebooted after it was restored": {at(switching, v1alpha1.TargetRestored, dumped, commit, rebooted), TargetReportGone},
+		"rebooted, confirmed":            {at(completing, v1alpha1.TargetRestored, dumped, commit, rebooted), TargetIdle},
+		"ended, kubelet has yet to say":  {at(switching, v1alpha1.TargetRestored, dumped, commit, begun, there, alive), TargetIdle},
 		"aborted, a wrapper lives":       {at(rolling, v1alpha1.TargetRestoring, dumped, abort, begun, alive), TargetIdle},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"godwit.dev/godwit/api/v1alpha1"
 )
 
@@ -107,25 +109,27 @@ func TestTargetRules(t *testing.T) {
 		bad := func(rule string) { t.Errorf("%s: %s for %+v", rule, DecideTarget(o), o) }
 		switch a := DecideTarget(o); a {
 		case TargetRestore:
-			if o.Handover != committed || o.Restored || o.RestoreFailed || o.Restoring {
+			if o.Handover != committed || o.Restored || o.RestoreFailed || o.Restoring || o.Lost || o.Rebooted || o.Report.TreeGoneAt != nil {
 				bad("restores without a commit, or again")
 			}
 		case TargetTakeBack:
-			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Report.State == v1alpha1.TargetRestored || o.Phase == completing {
+			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Lost || o.Rebooted || o.Report.TreeGoneAt != nil || o.Report.State == v1alpha1.TargetRestored || o.Phase == completing {
 				bad("takes back a commit though the pod may run, or the source is being removed")
 			}
 		case TargetDiscard:
 			abortedTree := o.Handover == aborted && o.RestoreBegun && !o.TreeGone
-			noPod := o.Handover == committed && (o.PodGone || !o.Restored) && o.RestoreBegun && o.Phase == switching && o.Report.State == v1alpha1.TargetRestored
-			if !abortedTree && !noPod && (o.Handover != committed || !o.RestoreFailed || o.Restored) || o.Restoring && !noPod {
+			lost := o.Lost || o.Rebooted || (o.PodGone || !o.Restored) && o.Report.State == v1alpha1.TargetRestored
+			lost = lost && o.Handover == committed && o.RestoreBegun && o.Phase == switching
+			if !abortedTree && !lost && (o.Handover != committed || !o.RestoreFailed || o.Restored) || o.Restoring {
 				bad("discards what runs")
 			}
 		case TargetReportGone:
-			if o.Handover != committed || !o.PodGone && o.Restored || o.RestoreBegun && !o.TreeGone || o.Report.State != v1alpha1.TargetRestored {
+			ran := o.Report.State == v1alpha1.TargetRestored && (o.PodGone || !o.Restored)
+			if o.Handover != committed || o.Phase != switching || o.Restoring || o.RestoreBegun && !o.TreeGone || !ran && !o.Lost && !o.Rebooted {
 				bad("reports gone what may be there")
 			}
 		case TargetCommit:
-			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil || o.NodeChanged {
+			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil || o.NodeChanged || o.Rebooted {
 				bad("commits to what is not there")
 			}
 		case TargetOpenGate:
@@ -143,7 +147,11 @@ func TestTargetRules(t *testing.T) {
 			if o.Handover != "" || !o.ParkExpired && !o.NodeChanged {
 				bad("fails a create that is needed")
 			}
-		case TargetIdle, TargetVerifyRound, TargetReport:
+		case TargetReport:
+			if o.Handover == committed && (!o.Restored || o.Lost || o.Rebooted) {
+				bad("reports restored what is not seen")
+			}
+		case TargetIdle, TargetVerifyRound:
 		default:
 			bad("unknown action")
 		}
@@ -154,12 +162,18 @@ func TestTargetRules(t *testing.T) {
 				for _, state := range allTarget {
 					for _, digest := range []string{"", "d"} {
 						for _, verified := range []int32{1, 2} {
-							for _, flags := range combinations(11) {
+							for i, flags := range combinations(13) {
+								// What became of a tree that may have run: at most one of these.
+								lost, rebooted, treeGone := i%4 == 1, i%4 == 2, i%4 == 3
+								flags = flags[2:]
 								r := v1alpha1.TargetReport{State: state}
 								if flags[0] {
 									r.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonParkTimeout}
 								}
-								check(TargetObservation{Phase: phase, Handover: reg, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
+								if treeGone {
+									r.TreeGoneAt = &metav1.MicroTime{}
+								}
+								check(TargetObservation{Phase: phase, Handover: reg, Lost: lost, Rebooted: rebooted, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
 									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
 									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], Restoring: flags[10], VerifiedRounds: verified})
 							}
@@ -198,7 +212,7 @@ func TestControllerRules(t *testing.T) {
 							for _, request := range []v1alpha1.ResolveRequest{"", v1alpha1.ResolveSource, v1alpha1.ResolveTarget, v1alpha1.ResolveForceSource, v1alpha1.ResolveForceTarget} {
 								asked(request)(&o)
 								checkController(t, o)
-								if request == v1alpha1.ResolveSource && !o.Target.Exists {
+								if request == v1alpha1.ResolveSource {
 									o := o
 									o.Migration = o.Migration.DeepCopy()
 									treeGone(&o)
@@ -239,12 +253,12 @@ func checkController(t *testing.T, o Observation) {
 			bad("takes back what cannot be taken back")
 		}
 		proof := o.TargetNode.Known && (!o.TargetNode.Exists || o.TargetNode.OutOfService || o.TargetNode.UID != m.Status.Target.NodeUID)
-		ran := o.Target.Started || m.Status.Target.State == v1alpha1.TargetRestored
+		ran := o.Target.Started || m.Status.Target.State == v1alpha1.TargetRestored || m.Status.Target.TreeGoneAt != nil
 		person := d.Resolution != nil && d.Resolution.Outcome == v1alpha1.ResolutionAccepted
 		switch {
 		case person && d.Resolution.Forced && d.Resolution.Request == v1alpha1.ResolveForceSource:
 		case person && d.Resolution.Request == v1alpha1.ResolveSource:
-			if !proof && (o.Target.Exists || m.Status.Target.TreeGoneAt == nil) {
+			if !proof && m.Status.Target.TreeGoneAt == nil {
 				bad("lets the pod run twice because somebody asked")
 			}
 		case person || !proof || ran:

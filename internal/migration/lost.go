@@ -96,7 +96,7 @@ func lost(o Observation) *Lost {
 // run: then letting the source go on would undo what it did since.
 func targetRan(o Observation) bool {
 	t := o.Migration.Status.Target
-	return o.Target.Started || t != nil && (t.State == v1alpha1.TargetRestored || t.RestoredAt != nil || t.StartedAt != nil)
+	return o.Target.Started || t != nil && (t.State == v1alpha1.TargetRestored || t.RestoredAt != nil || t.StartedAt != nil || t.TreeGoneAt != nil)
 }
 
 // known puts what is known of the target into words. Times are those of the
@@ -138,7 +138,10 @@ func known(o Observation) string {
 	case t.RestoreStartedAt != nil:
 		add("the restore began at %s and was never reported done", stamp(t.RestoreStartedAt.Time))
 	}
-	if t.TreeGoneAt != nil {
+	switch {
+	case t.TreeGoneAt != nil && t.RestoredAt == nil:
+		add("its processes may have run there, and at %s nothing of them was left", stamp(t.TreeGoneAt.Time))
+	case t.TreeGoneAt != nil:
 		add("nothing of them was left there at %s", stamp(t.TreeGoneAt.Time))
 	}
 	return strings.Join(facts, "; ")
@@ -168,7 +171,7 @@ func advice(o Observation, l *Lost) string {
 	resolve := fmt.Sprintf("“kubectl migrate resolve %s -n %s --source” lets the source go on, --target gives it up", m.Name, m.Namespace)
 	switch {
 	case targetRan(o):
-		return "The pod has run on the target: what it did there is lost if the source goes on, so a person must choose: " + resolve
+		return "The pod has run on the target, or may have: what it did there is lost if the source goes on, so a person must choose: " + resolve
 	case l.Reason == v1alpha1.ReasonTargetNodeNotReady:
 		return fmt.Sprintf("If the node comes back its agent decides. If its machine is off, say so with the taint %s=nodeshutdown:NoExecute or by deleting the Node: then the source goes on by itself. Else choose: %s", corev1.TaintNodeOutOfService, resolve)
 	}

@@ -24,7 +24,8 @@ type PodFacts struct {
 	Deleting bool
 	// Phase as kubelet reports it.
 	Phase corev1.PodPhase
-	// Started: kubelet has seen every application container run (or run and end).
+	// Started: kubelet has seen every application container of the target run (or
+	// run and end), as it was restored.
 	Started bool
 	// Unschedulable holds the scheduler's message while it finds no node.
 	Unschedulable string

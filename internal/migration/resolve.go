@@ -5,7 +5,6 @@ package migration
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,18 +90,14 @@ func refusal(o Observation, r *v1alpha1.Resolution) string {
 // missingForSource: the source may go on when nothing can run on the target.
 func missingForSource(o Observation) string {
 	t := o.Migration.Status.Target
-	if o.TargetNode.gone(t) != "" || !o.Target.Exists && t != nil && t.TreeGoneAt != nil {
-		return ""
+	if o.TargetNode.gone(t) != "" || t != nil && t.TreeGoneAt != nil {
+		return "" // nor is anything begun any more once the agent has said that nothing is left
 	}
-	var missing []string
+	missing := "the target's agent has not reported that nothing is left of it"
 	if o.Target.Exists {
-		missing = append(missing, "the target pod is not deleted")
+		missing = "the target pod is not deleted, and " + missing
 	}
-	if t == nil || t.TreeGoneAt == nil {
-		missing = append(missing, "the target's agent has not reported that nothing is left of it")
-	}
-	return "the pod could run twice: " + strings.Join(missing, ", and ") +
-		"; and that its node is off nobody has said (with the taint node.kubernetes.io/out-of-service, or by deleting the Node). Known: " + known(o)
+	return "the pod could run twice: " + missing + "; and that its node is off nobody has said (with the taint node.kubernetes.io/out-of-service, or by deleting the Node). Known: " + known(o)
 }
 
 // missingForTarget: the source may be removed when kubelet has seen the target

@@ -241,6 +241,9 @@ func (w *world) targetAgent() *actor {
 			w.write(-1, func(s *v1alpha1.MigrationStatus) {
 				if s.Target != nil {
 					s.Target.State = v
+					if v == v1alpha1.TargetParked {
+						s.Target.BootID = w.bootID()
+					}
 				}
 			})
 			if v == v1alpha1.TargetRestored && handover(w.latest()) == v1alpha1.HandoverCommitted {
@@ -260,11 +263,12 @@ func (w *world) targetAgent() *actor {
 		}
 		parked := w.parked && t.PodUID == w.target.uid
 		committed := handover(m) == v1alpha1.HandoverCommitted
+		rebooted := t.BootID != "" && t.BootID != w.bootID()
 		lost := committed && !parked && w.tree == noRestore
 		o := TargetObservation{Phase: m.Status.Phase, Handover: handover(m), SourceState: s.State, SourceRounds: rounds(SourceObservation{Report: s.SourceReport}),
 			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
-			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: w.tree == noRestore || w.tree == allCleaned,
-			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun(), PodGone: !w.target.exists || t.PodUID != w.target.uid,
+			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: !w.targetMayRun(), Lost: w.tree == died, Rebooted: rebooted,
+			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun() || w.tree == died, PodGone: !w.target.exists || t.PodUID != w.target.uid,
 			Restoring: w.tree == restoring, VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
@@ -278,6 +282,8 @@ func (w *world) targetAgent() *actor {
 			return []func(){func() { w.openGate() }, state(v1alpha1.TargetReleased)}
 		case TargetReport:
 			switch {
+			case w.tree == died:
+				w.violated("what is dead is called restored")
 			case w.tree == restored:
 				return []func(){state(v1alpha1.TargetRestored)}
 			case w.parked:
@@ -318,6 +324,9 @@ func (w *world) targetAgent() *actor {
 			return []func(){func() {
 				// The definition's rules take nothing back once the source is being removed.
 				if m := w.latest(); handover(m) == v1alpha1.HandoverCommitted && m.Status.Phase != v1alpha1.PhaseCompleting && !Finished(m.Status.Phase) {
+					if w.executed {
+						w.violated("a commit is taken back though the pod has run")
+					}
 					w.write(-1, func(s *v1alpha1.MigrationStatus) {
 						s.Handover = &v1alpha1.Handover{State: v1alpha1.HandoverAborted, By: "target", Reason: v1alpha1.ReasonRestoreFailed}
 						s.Target.State = v1alpha1.TargetReverted
@@ -341,6 +350,11 @@ func (w *world) openGate() {
 
 func (w *world) startRestore() {
 	if w.parked && w.tree == noRestore {
+		if w.executed {
+			w.violated("an image set is restored again though it has run")
+		}
 		w.parked, w.tree = false, restoring
 	}
 }
+
+func (w *world) bootID() string { return fmt.Sprint("boot-", w.boot) }

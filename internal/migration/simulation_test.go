@@ -24,7 +24,10 @@ func (w *world) nature(faults bool) {
 		case w.target.deleting:
 			// A tree that runs in the pod goes with it.
 			w.target.exists, w.target.deleting, w.gate, w.gateOpened, w.parked = false, false, false, false, false
-			if w.tree == restored || w.tree == restoring {
+			switch w.tree {
+			case restored:
+				w.tree = died
+			case restoring:
 				w.tree = allCleaned
 			}
 		case w.target.exists && w.gateOpened && !w.parked && w.tree == noRestore:
@@ -44,9 +47,14 @@ func (w *world) nature(faults bool) {
 		}
 	case 3: // the runtime wrapper
 		if !w.off && w.tree == restoring {
-			w.tree = restored
-			if faults && w.pick(3) == 0 {
+			switch {
+			case faults && w.pick(3) == 0:
 				w.tree = leftovers
+			case faults && w.pick(6) == 0:
+				// It is killed after it has let the processes go: so are they.
+				w.tree, w.executed = died, true
+			default:
+				w.tree, w.executed = restored, true
 			}
 		}
 	case 4:
@@ -311,6 +319,28 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 		"target commits under another Node": func(d *deciders) {
 			d.target = func(o TargetObservation) TargetAction {
 				o.NodeChanged = false
+				return DecideTarget(o)
+			}
+		},
+		"target takes back what has run": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if o.Lost {
+					o.Lost, o.RestoreFailed = false, true
+				}
+				return DecideTarget(o)
+			}
+		},
+		"target calls restored what is dead": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if o.Lost {
+					o.Lost, o.Restored = false, true
+				}
+				return DecideTarget(o)
+			}
+		},
+		"target restores again after a restart of its node": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				o.Rebooted = false
 				return DecideTarget(o)
 			}
 		},

@@ -38,6 +38,7 @@ const (
 	restored   restore = "restored"
 	leftovers  restore = "leftovers"  // it failed and something is still there
 	allCleaned restore = "allCleaned" // it failed and nothing is left
+	died       restore = "died"       // it ran, and was ended; the mark is there
 )
 
 // simPod is a pod object in the API.
@@ -71,6 +72,8 @@ type world struct {
 	// the taint, and of deleting a Node.
 	off, cut bool
 	node     TargetNode
+	boot     int  // how often the machine has started
+	executed bool // processes that were restored have run
 	nodes    int
 	ran      bool // the target's copy ran, and said so under its commit
 	forced   bool // a person let the source go on whatever the target does
@@ -167,7 +170,7 @@ func (w *world) check() {
 		w.violated("the source goes on, and what the target did since is undone")
 	}
 	// The image set keeps the pod alive from its completion to the restore.
-	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned
+	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned && w.tree != died
 	if w.sourceTasks == dead && w.tree != restored && !beingRestored && !w.targetDeleted {
 		w.violated("nothing is left of the pod")
 	}
@@ -204,6 +207,7 @@ func (w *world) annotate(key, value string) {
 // machineFails takes everything with it that is not on a disk.
 func (w *world) machineFails() {
 	w.off, w.gate, w.parked = true, false, false
+	w.boot++
 	w.node.NotReady = "NodeStatusUnknown"
 	// What kubelet has seen to run may be confirmed by now: then it was the only
 	// copy, and nobody can help that.
@@ -211,8 +215,8 @@ func (w *world) machineFails() {
 	switch {
 	case w.tree == restored && w.ran:
 		w.tree = allCleaned
-	case w.targetMayRun():
-		w.tree = noRestore
+	case w.targetMayRun(), w.tree == died:
+		w.tree = noRestore // and no mark
 	}
 }
 

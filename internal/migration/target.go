@@ -21,9 +21,16 @@ type TargetObservation struct {
 	Parked bool
 	// ParkExpired: a create has been parked so long that it must be given back.
 	ParkExpired bool
-	// Restored: the node shows every container restored. RestoreFailed: a
-	// restore has ended without success, or can no longer succeed.
+	// Restored: every container was restored and is seen to run, or kubelet has
+	// seen it run and end. RestoreFailed: a restore has ended without success, or
+	// can no longer succeed.
 	Restored, RestoreFailed bool
+	// Lost: a container's processes have run, or may have, and they are not there,
+	// nor has kubelet seen them run and end.
+	Lost bool
+	// Rebooted: the node was started anew since it last reported its parked
+	// creates. What it has done since then nobody knows, and nothing of it is left.
+	Rebooted bool
 	// RestoreBegun: a create of the pod was, or may have been, told to restore
 	// since the node has started.
 	RestoreBegun bool
@@ -66,7 +73,7 @@ const (
 	TargetDiscard TargetAction = "Discard"
 	// TargetTakeBack: write Committed → Aborted. Only after TreeGone.
 	TargetTakeBack TargetAction = "TakeBack"
-	// TargetReportGone: publish that nothing is left of a pod that ran here.
+	// TargetReportGone: publish that nothing is left of a pod that ran here, or may have.
 	TargetReportGone TargetAction = "ReportGone"
 	// TargetClean: fail what is parked, remove all traces on the node, report Cleaned.
 	TargetClean TargetAction = "Clean"
@@ -90,33 +97,7 @@ func DecideTarget(o TargetObservation) TargetAction {
 		return TargetClean
 	}
 	if o.Handover == v1alpha1.HandoverCommitted {
-		switch {
-		case state == v1alpha1.TargetRestored && (o.PodGone || !o.Restored) && o.Phase == v1alpha1.PhaseSwitchingOver && o.Report.TreeGoneAt == nil:
-			// It ran, and before the source was removed its object was deleted, or
-			// the node restarted: a person has to choose, and wants to know whether
-			// anything is left.
-			if o.RestoreBegun && !o.TreeGone {
-				return TargetDiscard
-			}
-			return TargetReportGone
-		case state == v1alpha1.TargetRestored, state == v1alpha1.TargetCleaned:
-			return TargetIdle
-		case o.Phase == v1alpha1.PhaseCompleting, Finished(o.Phase):
-			// A person has said that the pod is the target's, whatever is left of it:
-			// the source is being removed, and nothing is taken back any more.
-			return TargetIdle
-		case o.Restored:
-			return TargetReport
-		case o.Restoring:
-			// Neither is another one told, nor anything discarded, before it has ended:
-			// it could still make processes.
-			return TargetIdle
-		case o.RestoreFailed && !o.TreeGone:
-			return TargetDiscard
-		case o.RestoreFailed:
-			return TargetTakeBack
-		}
-		return TargetRestore
+		return decideRestore(o)
 	}
 
 	switch o.Phase {
@@ -131,6 +112,8 @@ func DecideTarget(o TargetObservation) TargetAction {
 	switch {
 	case o.ParkExpired, o.NodeChanged:
 		return TargetGiveBack
+	case o.Parked && o.Rebooted:
+		return TargetReport // from which boot on it may restore
 	case armed && o.ManifestDigest != "" && o.SourceState == v1alpha1.SourceDumped && o.Parked:
 		return TargetCommit
 	case o.Parked && state != v1alpha1.TargetParked:
@@ -145,4 +128,40 @@ func DecideTarget(o TargetObservation) TargetAction {
 		return TargetReport
 	}
 	return TargetIdle
+}
+
+// decideRestore says what to do under a committed register. The commit is taken
+// back only if the pod has not run here; once it may have, a person decides.
+func decideRestore(o TargetObservation) TargetAction {
+	reported := o.Report.State == v1alpha1.TargetRestored
+	// It ran, or may have, and before the source was removed it was lost: with the
+	// pod's object, with a create that failed after all, or with the node's power.
+	lost := o.Lost || o.Rebooted || reported && (o.PodGone || !o.Restored)
+	switch {
+	case o.Report.TreeGoneAt != nil, o.Report.State == v1alpha1.TargetCleaned, reported && o.Phase != v1alpha1.PhaseSwitchingOver:
+		return TargetIdle
+	case o.Phase == v1alpha1.PhaseCompleting, Finished(o.Phase):
+		// A person has said that the pod is the target's, whatever is left of it:
+		// the source is being removed, and nothing is taken back any more.
+		return TargetIdle
+	case o.Restoring:
+		// Neither is another one told, nor anything discarded, before it has ended:
+		// it could still make processes.
+		return TargetIdle
+	case lost && o.Phase != v1alpha1.PhaseSwitchingOver:
+		return TargetIdle // it is decided already
+	case lost && o.RestoreBegun && !o.TreeGone:
+		return TargetDiscard
+	case lost:
+		return TargetReportGone
+	case reported:
+		return TargetIdle
+	case o.Restored:
+		return TargetReport
+	case o.RestoreFailed && !o.TreeGone:
+		return TargetDiscard
+	case o.RestoreFailed:
+		return TargetTakeBack
+	}
+	return TargetRestore
 }

@@ -42,7 +42,7 @@ var ErrHeld = errors.New("a create is under way")
 // asks, and locks it; the runc that restores inherits the lock. While it is
 // locked, a restore may begin or go on. Once it is not, it says what became of
 // the create. It goes when nothing was ordered, and becomes the container's mark
-// in one step when the restore is complete.
+// in one step when what was restored is about to run (see MarkRun).
 type Hold struct {
 	f              *os.File
 	path, restored string
@@ -61,6 +61,8 @@ type HoldState struct {
 	Cleared bool `json:"cleared,omitempty"`
 	// Result of a complete restore.
 	Result *Result `json:"result,omitempty"`
+	// Confirmed: the target owns the pod for good, see Confirm.
+	Confirmed bool `json:"confirmed,omitempty"`
 	// Alive: the wrapper or its runc still lives.
 	Alive bool `json:"-"`
 }
@@ -101,8 +103,11 @@ func TakeHold(runDir string, req *Request) (*Hold, error) {
 // File is what whoever carries the restore on has to inherit.
 func (h *Hold) File() *os.File { return h.f }
 
-// Path is where the hold is, for MarkCleared.
+// Path is where the hold is, until MarkRun brings it to MarkPath.
 func (h *Hold) Path() string { return h.path }
+
+// MarkPath is where the mark of the container is, or will be.
+func (h *Hold) MarkPath() string { return h.restored }
 
 // Ordered notes that a restore was ordered. It comes before anything is begun.
 func (h *Hold) Ordered() error {
@@ -118,14 +123,12 @@ func (h *Hold) Failed(cause error, cleared bool) error {
 	return h.add(&HoldState{Error: msg[:min(len(msg), maxError)], Cleared: cleared})
 }
 
-// Restored notes that the container was restored.
+// Restored notes that the container was restored and runs.
 func (h *Hold) Restored(res *Result) error {
-	// The times are only for the report; the mark itself must not depend on them.
-	addErr := h.add(&HoldState{Result: res})
-	if err := os.Rename(h.path, h.restored); err != nil {
-		return errors.Join(fmt.Errorf("hold: %w", err), addErr)
+	if err := MarkRun(h.path, h.restored); err != nil {
+		return err
 	}
-	return nil
+	return h.add(&HoldState{Result: res})
 }
 
 // Release ends the hold. Unless a restore was ordered nothing of it stays.
@@ -153,29 +156,36 @@ func addTo(f *os.File, s *HoldState) error {
 	return nil
 }
 
-// MarkCleared notes in the hold at path, whose wrapper was killed, that it was
-// seen that nothing of the restore is left. A hold that is gone needs no note.
-func MarkCleared(path string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// MarkCleared notes in the hold at path, or the mark it has become, whose wrapper
+// was killed, that it was seen that nothing of the restore is left. One that is
+// gone needs no note.
+func MarkCleared(path, markPath string) error {
+	for _, p := range []string{path, markPath} {
+		f, err := os.OpenFile(p, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("hold: %w", err)
+		}
+		return errors.Join(addTo(f, &HoldState{Cleared: true}), f.Close())
 	}
-	if err != nil {
-		return fmt.Errorf("hold: %w", err)
-	}
-	defer f.Close()
-	return addTo(f, &HoldState{Cleared: true})
+	return nil
 }
 
-// AwaitRelease waits until nothing holds the hold at path any more: ErrHeld when
-// that takes longer than timeout. Without a hold nothing is waited for.
-func AwaitRelease(path string, timeout time.Duration) error {
+// AwaitRelease waits until nothing holds the hold at path, or the mark it has
+// become, any more: ErrHeld when that takes longer than timeout. Without one
+// nothing is waited for.
+func AwaitRelease(path, markPath string, timeout time.Duration) error {
 	deadline := time.Now().Add(timeout)
 	// The kernel tells of a lock's end only who blocks in it without a limit.
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		s, err := readHold(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			s, err = readHold(markPath)
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
@@ -274,17 +284,11 @@ func RemovePod(runDir, podUID string) error {
 	return nil
 }
 
-// Restored says whether the container's image set was restored once, and how, as
-// far as the mark tells: the Result may be nil.
+// Restored says whether the container's image set was used, and how the restore
+// went, as far as the mark tells: the Result may be nil.
 func Restored(runDir, podUID, container string) (*Result, bool, error) {
-	s, err := readHold(restoredPath(runDir, podUID, container))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, fmt.Errorf("restored mark: %w", err)
-	}
-	return s.Result, true, nil
+	s, found, err := Mark(runDir, podUID, container)
+	return s.Result, found, err
 }
 
 func restoredPath(runDir, podUID, container string) string {
@@ -325,6 +329,7 @@ func (s *HoldState) decode(data []byte) {
 		}
 		next.Ordered = next.Ordered || s.Ordered
 		next.Cleared = next.Cleared || s.Cleared
+		next.Confirmed = next.Confirmed || s.Confirmed
 		*s = next
 	}
 }

@@ -118,20 +118,20 @@ func TestHoldLivesAsLongAsWhoInheritedIt(t *testing.T) {
 	must(t, cmd.Start())
 	must(t, h.Release())
 	one(t, dir, HoldState{ContainerID: "c1", Bundle: "/b/c1", Ordered: true, Alive: true})
-	if err := AwaitRelease(h.Path(), 20*time.Millisecond); !errors.Is(err, ErrHeld) {
+	if err := AwaitRelease(h.Path(), h.MarkPath(), 20*time.Millisecond); !errors.Is(err, ErrHeld) {
 		t.Errorf("AwaitRelease: %v", err)
 	}
 	if err := RemovePod(dir, "pod"); !errors.Is(err, ErrHeld) {
 		t.Errorf("RemovePod: %v", err)
 	}
 	must(t, in.Close())
-	must(t, AwaitRelease(h.Path(), 10*time.Second))
+	must(t, AwaitRelease(h.Path(), h.MarkPath(), 10*time.Second))
 	_ = cmd.Wait()
-	must(t, MarkCleared(h.Path()))
+	must(t, MarkCleared(h.Path(), h.MarkPath()))
 	one(t, dir, HoldState{ContainerID: "c1", Bundle: "/b/c1", Ordered: true, Cleared: true})
 	must(t, RemovePod(dir, "pod"))
-	must(t, MarkCleared(h.Path()))
-	must(t, AwaitRelease(h.Path(), 0))
+	must(t, MarkCleared(h.Path(), h.MarkPath()))
+	must(t, AwaitRelease(h.Path(), h.MarkPath(), 0))
 }
 
 func TestHoldThatCannotBeReadIsAnError(t *testing.T) {

@@ -48,6 +48,8 @@ type Config struct {
 	// RunDir is the agent's directory on the node, with the wrapper's socket,
 	// marks and work directories.
 	RunDir string
+	// BootID is the node's boot, which a restart of the agent does not change.
+	BootID string
 	// BundleDir is where containerd keeps the OCI bundles of Kubernetes'
 	// containers, one directory for each id. Default DefaultBundleDir.
 	BundleDir string

@@ -161,15 +161,15 @@ func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err erro
 	switch {
 	case err != nil:
 		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
-	case m == nil && p.agent.consumed(req.PodUID, req.ContainerName):
+	case m == nil && p.agent.confirmed(req.PodUID, req.ContainerName):
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
 	case m == nil:
 		return p.withoutMigration(ctx, req)
 	}
 	consumed := p.agent.consumed(req.PodUID, req.ContainerName)
-	if consumed && m.Status.Phase != v1alpha1.PhaseSucceeded && m.Status.Phase != v1alpha1.PhaseCompleting {
+	if consumed && !targetOwns(m) {
 		// It ran here, but the source is not out of the game: a cache that is
-		// behind must not start a second copy.
+		// behind must not keep it from starting again.
 		if err := p.agent.Live.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 			return failReply(v1alpha1.ReasonAgentError, "cannot tell which side owns the pod: "+err.Error())
 		}
@@ -177,23 +177,28 @@ func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err erro
 	if h := m.Status.Handover; h != nil && h.State == v1alpha1.HandoverAborted {
 		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("the source keeps the pod of migration %s/%s; this one is being removed", m.Namespace, m.Name))
 	}
-	if consumed {
-		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
-	}
 	t := m.Status.Target
 	switch {
-	case t.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver:
-		// It ran, and its mark went with a restart of the node. What is frozen on
-		// the source is all that is left; a fresh start here would cost it that.
-		return failReply(v1alpha1.ReasonProcessLost, fmt.Sprintf("what migration %s/%s had restored was lost with a restart of the node; see the migration", m.Namespace, m.Name))
-	case m.Status.Phase == v1alpha1.PhaseSucceeded, m.Status.Phase == v1alpha1.PhaseCompleting,
-		t.State == v1alpha1.TargetRestored:
+	case targetOwns(m):
 		// Restored before; this is a restart like any other.
+		if err := wire.Confirm(p.agent.RunDir, req.PodUID); err != nil {
+			return failReply(v1alpha1.ReasonAgentError, err.Error())
+		}
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
+	case consumed, t.TreeGoneAt != nil, t.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver:
+		// It ran, or may have (the mark may have gone with a restart of the node),
+		// and nobody has confirmed it. What is frozen on the source may be all that is
+		// left; a fresh start here would cost it that.
+		return failReply(v1alpha1.ReasonProcessLost, fmt.Sprintf("what migration %s/%s had restored is not confirmed to run, and its source is kept; see the migration", m.Namespace, m.Name))
 	case m.Status.Phase == v1alpha1.PhaseRollingBack, migration.Finished(m.Status.Phase), t.Failure != nil:
 		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("migration %s/%s was rolled back; this pod is being removed", m.Namespace, m.Name))
 	}
 	return wire.Reply{Version: wire.Version, Verdict: wire.Park}
+}
+
+// targetOwns says whether the target was confirmed: the source is out of the game.
+func targetOwns(m *v1alpha1.Migration) bool {
+	return m.Status.Phase == v1alpha1.PhaseCompleting || m.Status.Phase == v1alpha1.PhaseSucceeded
 }
 
 // withoutMigration decides a create that no Migration claims. A target that has
@@ -219,12 +224,10 @@ func isTarget(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == v1alpha1.GateContainerName })
 }
 
-// hasRun says whether kubelet has ever seen a container of a pod run. A create
-// that failed counts as a restart, and as an end without a beginning.
+// hasRun says whether kubelet has ever seen a container of a pod run.
 func hasRun(pod *corev1.Pod, container string) bool {
 	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
-		return s.Name == container && (s.State.Running != nil ||
-			s.LastTerminationState.Terminated != nil && s.LastTerminationState.Terminated.StartedAt.Unix() > 0)
+		return s.Name == container && migration.HasRun(&s, "")
 	})
 }
 
@@ -245,11 +248,19 @@ func (p *parking) migrationOf(ctx context.Context, podUID string) (*v1alpha1.Mig
 	return nil, nil
 }
 
-// consumed says whether the container's image set has been restored once: then
-// a create is a restart and starts from the image.
+// consumed says whether the container's image set was used, so that it has run or
+// may have. It is not restored again; whether it starts from its image depends on
+// who owns the pod.
 func (a *Agent) consumed(podUID, container string) bool {
-	_, found, err := wire.Restored(a.RunDir, podUID, container)
-	return found && err == nil
+	_, found, err := wire.Mark(a.RunDir, podUID, container)
+	return found || err != nil // a mark that cannot be read is one
+}
+
+// confirmed says whether the node knows that the target owns the pod: a create is
+// a restart like any other.
+func (a *Agent) confirmed(podUID, container string) bool {
+	mark, found, err := wire.Mark(a.RunDir, podUID, container)
+	return found && err == nil && mark.Confirmed
 }
 
 // settle takes the result of a restore that an earlier agent ordered, as if this
@@ -385,6 +396,12 @@ func (l *parked) refuse(reason, message string) {
 		l.result = &wire.Result{Error: message}
 	}
 	l.told = true
+}
+
+// waits says whether it was told nothing yet.
+func (l *parked) waits() bool {
+	waiting, _, _, _ := l.state()
+	return waiting
 }
 
 // state returns whether it still waits, was told to restore and has hung up,

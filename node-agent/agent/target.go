@@ -78,15 +78,25 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		return never, false, err
 	}
 	t.containers = containerNames(m, pod)
-	o := t.observe(m, pod)
+	o := t.observe(ctx, m, pod)
 	action := migration.DecideTarget(o)
 	t.log.V(2).Info("decided", "action", action, "phase", m.Status.Phase, "state", t.report.State, "parked", o.Parked)
 	if action == migration.TargetIdle {
+		if targetOwns(m) && o.Handover == v1alpha1.HandoverCommitted {
+			// From here on a crash restarts the pod as it does any other, also while no
+			// agent is there to be asked.
+			if err := wire.Confirm(t.RunDir, t.podUID); err != nil {
+				return never, false, err
+			}
+		}
 		if t.report.State == v1alpha1.TargetRestored && migration.Finished(m.Status.Phase) {
 			return never, true, t.removeWork()
 		}
 		if o.Restoring && o.Handover != "" && t.report.State != v1alpha1.TargetCleaned {
 			return again(holdInterval), false, nil
+		}
+		if t.report.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver && t.report.TreeGoneAt == nil {
+			return again(confirmInterval), false, nil
 		}
 		return t.nextLook(), !targetNeeded(m) || t.report.State == v1alpha1.TargetCleaned, nil
 	}
@@ -112,7 +122,7 @@ func containerNames(m *v1alpha1.Migration, pod *corev1.Pod) []string {
 	return names
 }
 
-func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migration.TargetObservation {
+func (t *targetSession) observe(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) migration.TargetObservation {
 	o := migration.TargetObservation{
 		Phase: m.Status.Phase, Report: t.report,
 		VerifiedRounds: t.report.VerifiedRounds,
@@ -121,6 +131,7 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 		PodGone:        pod == nil,
 		NodeChanged:    m.Status.Target.NodeUID != "" && m.Status.Target.NodeUID != t.nodeUID,
 		RestoreFailed:  t.restoreFailed,
+		Rebooted:       t.report.BootID != "" && t.report.BootID != t.BootID,
 	}
 	if h := m.Status.Handover; h != nil {
 		o.Handover = h.State
@@ -135,15 +146,16 @@ func (t *targetSession) observe(m *v1alpha1.Migration, pod *corev1.Pod) migratio
 	}
 	o.Parked, o.Restored = len(t.containers) > 0, len(t.containers) > 0
 	for _, name := range t.containers {
-		f := t.createFacts(name)
+		f := t.createFacts(ctx, name, pod)
 		o.Parked = o.Parked && f.waiting
 		o.Restored = o.Restored && f.restored
-		o.RestoreBegun = o.RestoreBegun || f.restored || f.restoring || f.failed
+		o.Lost = o.Lost || f.lost
+		o.RestoreBegun = o.RestoreBegun || f.marked || f.restoring || f.failed
 		o.Restoring = o.Restoring || f.restoring
 		o.RestoreFailed = o.RestoreFailed || f.failed
 		if l := t.parking.lot(t.podUID, name); f.waiting && l != nil {
 			o.ParkExpired = o.ParkExpired || t.Now().Sub(l.since) > t.Timeouts.Park
-		} else if o.Handover == v1alpha1.HandoverCommitted && l == nil && !f.restored && t.cannotRestore(pod) {
+		} else if o.Handover == v1alpha1.HandoverCommitted && l == nil && !f.marked && t.cannotRestore(pod) {
 			o.RestoreFailed = true
 		}
 	}
@@ -185,7 +197,7 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	case migration.TargetReport:
 		return now, t.reportSeen(ctx, m, pod)
 	case migration.TargetGiveBack:
-		if o := t.observe(m, pod); o.NodeChanged {
+		if o := t.observe(ctx, m, pod); o.NodeChanged {
 			t.giveBack(v1alpha1.ReasonTargetNodeLost, "the Node was made anew")
 			return now, t.fail(ctx, m, v1alpha1.ReasonTargetNodeLost,
 				fmt.Errorf("Node %s was deleted and made anew after the target pod was placed on it; try again", t.NodeName))
@@ -263,7 +275,7 @@ func (t *targetSession) openGate(ctx context.Context, m *v1alpha1.Migration, pod
 
 // reportSeen publishes what the node shows.
 func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
-	o := t.observe(m, pod)
+	o := t.observe(ctx, m, pod)
 	switch {
 	case o.Handover == v1alpha1.HandoverCommitted && o.Restored:
 		return t.reportRestored(ctx, m)
@@ -271,7 +283,7 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 		if _, err := t.lookBeforeFreeze(ctx); err != nil {
 			return err
 		}
-		t.report.State = v1alpha1.TargetParked
+		t.report.State, t.report.BootID = v1alpha1.TargetParked, t.BootID
 		for _, name := range t.containers {
 			l := t.parking.lot(t.podUID, name)
 			if l == nil {
@@ -280,7 +292,13 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 			c := t.container(name)
 			c.ContainerID, c.ParkedAt = l.req.ContainerID, microTime(l.since)
 		}
+		if err := t.publish(ctx); err != nil {
+			// Nothing may be committed on the strength of what is not stored.
+			t.loaded = false
+			return err
+		}
 		t.event(m, evParked)
+		return nil
 	case t.report.State == v1alpha1.TargetParked:
 		t.report.State = v1alpha1.TargetReleased // a create was given up; kubelet tries again
 	case o.GateRunning:

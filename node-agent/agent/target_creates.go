@@ -4,32 +4,63 @@
 package agent
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"os"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // holdInterval is how often the end of a wrapper is looked for that this agent
 // has no connection to: nothing tells of the end of a lock.
 const holdInterval = 200 * time.Millisecond
 
+// confirmInterval is how often a restored pod is looked at until it is confirmed:
+// what containerd takes back nobody tells.
+const confirmInterval = time.Second
+
 // createFacts is what the node shows of the creates of one container.
 type createFacts struct {
 	// waiting: a create is parked with this agent and has been told nothing.
 	waiting bool
-	// restored: the container's processes have been restored.
+	// restored: the container was restored, and it runs, or kubelet has seen it
+	// run and end.
 	restored bool
 	// restoring: a restore is under way, or a wrapper lives that may have been told
-	// to begin one.
+	// to begin one, or it cannot be told yet how one has ended.
 	restoring bool
 	// failed: a restore was ordered and has ended without success.
 	failed bool
+	// marked: what was restored has run, or may have. lost: and it is not there.
+	marked, lost bool
 }
 
-// judgeCreate judges one container. holds have to be read before restored.
-func judgeCreate(l *parked, holds []wire.HoldState, restored bool) createFacts {
-	f := createFacts{restored: restored}
+// treeFacts is what is seen of a container that may have run.
+type treeFacts struct {
+	mark wire.HoldState
+	// runs: containerd has it, and it runs.
+	runs bool
+	// ran, never: kubelet has seen it run, or end without having run.
+	ran, never bool
+	// hopeless: kubelet will say nothing more.
+	hopeless bool
+}
+
+// judgeCreate judges one container. holds have to be read before the mark, and
+// tree is nil when there is none.
+func judgeCreate(l *parked, holds []wire.HoldState, tree *treeFacts) createFacts {
+	if tree != nil {
+		f := tree.judge()
+		f.waiting = l != nil && l.waits()
+		return f
+	}
+	var f createFacts
 	var own wire.HoldState // the lot's
 	for _, h := range holds {
 		switch {
@@ -58,24 +89,63 @@ func judgeCreate(l *parked, holds []wire.HoldState, restored bool) createFacts {
 			f.restoring = true
 		}
 	}
-	if restored {
-		f.restoring, f.failed = false, false
+	return f
+}
+
+// judge: the mark alone proves nothing. When the wrapper is killed after it, the
+// create has failed, and containerd ends what was restored.
+func (t *treeFacts) judge() createFacts {
+	f := createFacts{marked: true}
+	switch {
+	case t.ran, t.runs && t.mark.Result != nil:
+		f.restored = true
+	case t.mark.Alive:
+		f.restoring = true
+	case t.mark.Result == nil, t.mark.Error != "", t.never, t.hopeless:
+		f.lost = true
+	default:
+		f.restoring = true // containerd is about to have it, or kubelet to say that it has ended
 	}
 	return f
 }
 
 // createFacts looks at the node for one container of the target pod.
-func (t *targetSession) createFacts(name string) createFacts {
+func (t *targetSession) createFacts(ctx context.Context, name string, pod *corev1.Pod) createFacts {
 	l := t.parking.lot(t.podUID, name)
 	holds, err := wire.Holds(t.RunDir, t.podUID, name)
-	_, restored, rerr := wire.Restored(t.RunDir, t.podUID, name)
-	f := judgeCreate(l, holds, restored)
-	if err := errors.Join(err, rerr); err != nil {
+	tree, terr := t.treeFacts(ctx, name, pod)
+	f := judgeCreate(l, holds, tree)
+	if err := errors.Join(err, terr); err != nil && ctx.Err() == nil {
 		// What cannot be seen may be a restore.
 		t.log.Error(err, "cannot look at the creates", "container", name)
-		f.restoring = true
+		f.restoring, f.restored, f.failed, f.lost = true, false, false, false
 	}
 	return f
+}
+
+// treeFacts looks what became of a container that may have run; nil when it has not.
+func (t *targetSession) treeFacts(ctx context.Context, name string, pod *corev1.Pod) (*treeFacts, error) {
+	mark, found, err := wire.Mark(t.RunDir, t.podUID, name)
+	if err != nil || !found {
+		return nil, err
+	}
+	f := &treeFacts{mark: mark, hopeless: pod == nil}
+	if mark.Result != nil && t.Now().Sub(mark.Result.Start) > t.Timeouts.Park+t.Timeouts.Restore {
+		f.hopeless = true
+	}
+	if pod != nil {
+		for i := range pod.Status.ContainerStatuses {
+			if s := &pod.Status.ContainerStatuses[i]; s.Name == name {
+				f.ran, f.never = migration.HasRun(s, mark.ContainerID), migration.NeverRan(s, mark.ContainerID)
+			}
+		}
+	}
+	_, err = t.Node.Finder.Container(ctx, mark.ContainerID)
+	f.runs = err == nil
+	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		return f, fmt.Errorf("find what was restored: %w", err)
+	}
+	return f, nil
 }
 
 // leftovers are the ids of a container's creates that were told to restore and
@@ -95,10 +165,27 @@ func (t *targetSession) leftovers(name string) (ids []string, said string, err e
 			said = h.Error
 		}
 	}
+	mark, found, err := wire.Mark(t.RunDir, t.podUID, name)
+	if err != nil {
+		return nil, "", err
+	}
+	if found && mark.Error != "" {
+		said = mark.Error
+	}
+	if found && !mark.Cleared && (mark.Result == nil || t.hasBundle(mark.ContainerID)) {
+		ids = append(ids, mark.ContainerID)
+	}
 	if l := t.parking.lot(t.podUID, name); l != nil {
 		if _, _, _, res := l.state(); res != nil && res.Error != "" {
 			said = res.Error
 		}
 	}
 	return ids, said, nil
+}
+
+// hasBundle says whether containerd has yet to take a container away. Of one that
+// was restored and created, it does so only after it has seen it end.
+func (t *targetSession) hasBundle(id string) bool {
+	_, err := os.Lstat(t.bundle(id))
+	return err == nil
 }

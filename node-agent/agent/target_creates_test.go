@@ -26,34 +26,49 @@ func TestJudgeCreate(t *testing.T) {
 		return wire.HoldState{ContainerID: id, Alive: alive, Ordered: ordered}
 	}
 	type holds = []wire.HoldState
+	worked := wire.HoldState{ContainerID: "c1", Result: &wire.Result{PID: 1}}
+	alive := func(s wire.HoldState) wire.HoldState { s.Alive = true; return s }
+	bare := wire.HoldState{ContainerID: "c1", Ordered: true}
+	restored, lost, restoring := createFacts{restored: true, marked: true}, createFacts{lost: true, marked: true}, createFacts{restoring: true, marked: true}
 	for name, tc := range map[string]struct {
-		lot      *parked
-		holds    holds
-		restored bool
-		want     createFacts
+		lot   *parked
+		holds holds
+		tree  *treeFacts
+		want  createFacts
 	}{
-		"nothing":                            {nil, nil, false, createFacts{}},
-		"parked":                             {lot(), holds{hold("c1", true, false)}, false, createFacts{waiting: true}},
-		"told":                               {lot(told), holds{hold("c1", true, true)}, false, createFacts{restoring: true}},
-		"told, hung up, runc lives":          {lot(told, gone), holds{hold("c1", true, true)}, false, createFacts{restoring: true}},
-		"told and killed":                    {lot(told, gone), holds{hold("c1", false, true)}, false, createFacts{failed: true}},
-		"told, had given up":                 {lot(told, gone), nil, false, createFacts{failed: true}},
-		"said that it failed, cleared":       {lot(told, result("x")), holds{{ContainerID: "c1", Alive: true, Ordered: true, Cleared: true}}, false, createFacts{failed: true}},
-		"said that runc does not end":        {lot(told, gone, result("x")), holds{hold("c1", true, true)}, false, createFacts{failed: true, restoring: true}},
-		"said that it failed, and ended":     {lot(told, gone, result("x")), holds{hold("c1", false, true)}, false, createFacts{failed: true}},
-		"said that it worked, no mark yet":   {lot(told, gone, result("")), nil, false, createFacts{}},
-		"restored":                           {lot(told, gone, result("")), nil, true, createFacts{restored: true}},
-		"restored, unknown to this agent":    {nil, nil, true, createFacts{restored: true}},
-		"parked with an agent that is gone":  {nil, holds{hold("c1", true, false)}, false, createFacts{restoring: true}},
-		"told by an agent that is gone":      {nil, holds{hold("c1", true, true)}, false, createFacts{restoring: true}},
-		"failed for an agent that is gone":   {nil, holds{hold("c1", false, true)}, false, createFacts{failed: true}},
-		"killed while it was parked":         {nil, holds{hold("c1", false, false)}, false, createFacts{}},
-		"parked after one failed":            {lot(), holds{hold("c0", false, true), hold("c1", true, false)}, false, createFacts{waiting: true, failed: true}},
-		"parked while another still lives":   {lot(), holds{hold("c0", true, false), hold("c1", true, false)}, false, createFacts{waiting: true, restoring: true}},
-		"failed, and another one still does": {lot(told, result("x")), holds{hold("c0", true, true)}, false, createFacts{failed: true, restoring: true}},
+		"nothing":                            {nil, nil, nil, createFacts{}},
+		"parked":                             {lot(), holds{hold("c1", true, false)}, nil, createFacts{waiting: true}},
+		"told":                               {lot(told), holds{hold("c1", true, true)}, nil, createFacts{restoring: true}},
+		"told, hung up, runc lives":          {lot(told, gone), holds{hold("c1", true, true)}, nil, createFacts{restoring: true}},
+		"told and killed":                    {lot(told, gone), holds{hold("c1", false, true)}, nil, createFacts{failed: true}},
+		"told, had given up":                 {lot(told, gone), nil, nil, createFacts{failed: true}},
+		"said that it failed, cleared":       {lot(told, result("x")), holds{{ContainerID: "c1", Alive: true, Ordered: true, Cleared: true}}, nil, createFacts{failed: true}},
+		"said that runc does not end":        {lot(told, gone, result("x")), holds{hold("c1", true, true)}, nil, createFacts{failed: true, restoring: true}},
+		"said that it failed, and ended":     {lot(told, gone, result("x")), holds{hold("c1", false, true)}, nil, createFacts{failed: true}},
+		"said that it worked, no mark yet":   {lot(told, gone, result("")), nil, nil, createFacts{}},
+		"restored":                           {lot(told, gone, result("")), nil, &treeFacts{mark: worked, runs: true}, restored},
+		"restored, unknown to this agent":    {nil, nil, &treeFacts{mark: worked, runs: true}, restored},
+		"restored, and ended":                {nil, nil, &treeFacts{mark: worked, ran: true}, restored},
+		"let go, runc lives":                 {lot(told), nil, &treeFacts{mark: alive(bare)}, restoring},
+		"let go, wrapper killed":             {lot(told, gone), nil, &treeFacts{mark: bare}, lost},
+		"let go, runs, runc has yet to end":  {lot(told), nil, &treeFacts{mark: alive(bare), runs: true}, restoring},
+		"let go, runs, wrapper killed":       {lot(told, gone), nil, &treeFacts{mark: bare, runs: true}, lost},
+		"let go, then it failed":             {lot(told, gone, result("x")), nil, &treeFacts{mark: wire.HoldState{ContainerID: "c1", Error: "x", Cleared: true}}, lost},
+		"worked, wrapper about to end":       {lot(told), nil, &treeFacts{mark: alive(worked)}, restoring},
+		"worked, kubelet has yet to say":     {nil, nil, &treeFacts{mark: worked}, restoring},
+		"worked, kubelet says it never ran":  {nil, nil, &treeFacts{mark: worked, never: true}, lost},
+		"worked, kubelet says nothing":       {nil, nil, &treeFacts{mark: worked, hopeless: true}, lost},
+		"worked, and kubelet asks again":     {lot(), holds{hold("c1", true, false)}, &treeFacts{mark: worked, runs: true}, createFacts{waiting: true, restored: true, marked: true}},
+		"parked with an agent that is gone":  {nil, holds{hold("c1", true, false)}, nil, createFacts{restoring: true}},
+		"told by an agent that is gone":      {nil, holds{hold("c1", true, true)}, nil, createFacts{restoring: true}},
+		"failed for an agent that is gone":   {nil, holds{hold("c1", false, true)}, nil, createFacts{failed: true}},
+		"killed while it was parked":         {nil, holds{hold("c1", false, false)}, nil, createFacts{}},
+		"parked after one failed":            {lot(), holds{hold("c0", false, true), hold("c1", true, false)}, nil, createFacts{waiting: true, failed: true}},
+		"parked while another still lives":   {lot(), holds{hold("c0", true, false), hold("c1", true, false)}, nil, createFacts{waiting: true, restoring: true}},
+		"failed, and another one still does": {lot(told, result("x")), holds{hold("c0", true, true)}, nil, createFacts{failed: true, restoring: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := judgeCreate(tc.lot, tc.holds, tc.restored); got != tc.want {
+			if got := judgeCreate(tc.lot, tc.holds, tc.tree); got != tc.want {
 				t.Errorf("got %+v, want %+v", got, tc.want)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
@@ -42,9 +43,27 @@ func (t *targetSession) killRestored(ctx context.Context) (gone bool, err error)
 	return gone, nil
 }
 
-// reportGone publishes that nothing is left of the pod that ran here.
+// howLost says how what was restored came to be gone, as far as it is known.
+func (t *targetSession) howLost() string {
+	if t.report.BootID != "" && t.report.BootID != t.BootID {
+		return "the node restarted after the commit: whether the pod has run there nobody knows, and nothing of it is left"
+	}
+	for _, name := range t.containers {
+		if mark, found, err := wire.Mark(t.RunDir, t.podUID, name); err == nil && found && mark.Error != "" {
+			return fmt.Sprintf("container %s may have run before its restore failed: %s", name, mark.Error)
+		}
+	}
+	return "the restored pod has run, or may have, and nothing of it is left on the node"
+}
+
+// reportGone publishes that nothing is left of the pod that ran here, or may have.
 func (t *targetSession) reportGone(ctx context.Context) error {
+	t.giveBack(v1alpha1.ReasonProcessLost, "what was restored is lost")
 	t.report.TreeGoneAt = microTime(t.Now())
+	if t.report.Failure == nil {
+		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonProcessLost, Message: t.howLost()}
+	}
+	failures.WithLabelValues(string(roleTarget), v1alpha1.ReasonProcessLost).Inc()
 	return t.publish(ctx)
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -173,6 +174,17 @@ func (t *targetSession) refuseParked(cause error) {
 // restore goes on with a committed migration: after a restart of the agent, or
 // when kubelet has tried the create again.
 func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	if t.waiting() {
+		// The cache may show a commit that was taken back, or given up for a node
+		// that was lost: then the source runs.
+		live, err := t.get(ctx, t.Live)
+		if err != nil {
+			return never, err
+		}
+		if h := live.Status.Handover; h == nil || h.State != v1alpha1.HandoverCommitted {
+			return now, t.syncRegisterState(ctx, v1alpha1.HandoverAborted)
+		}
+	}
 	if t.report.RestoreStartedAt == nil {
 		t.report.State = v1alpha1.TargetRestoring
 		t.report.RestoreStartedAt = microTime(t.Now())
@@ -197,6 +209,11 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 		return never, err
 	}
 	return again(time.Second), nil
+}
+
+// waiting says whether a create of the pod waits to be told what to do.
+func (t *targetSession) waiting() bool {
+	return slices.ContainsFunc(t.parking.ofPod(t.podUID), (*parked).waits)
 }
 
 // noteCreates publishes which creates are to be restored. An earlier create of
@@ -224,13 +241,16 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 	var last time.Time
 	for _, name := range t.containers {
 		// The mark says how it went also to an agent that was not there.
-		res, _, err := wire.Restored(t.RunDir, t.podUID, name)
+		mark, found, err := wire.Mark(t.RunDir, t.podUID, name)
 		if err != nil {
 			return err
 		}
+		res := mark.Result
+		if found {
+			t.container(name).ContainerID = mark.ContainerID
+		}
 		l := t.parking.lot(t.podUID, name)
 		if l != nil {
-			t.container(name).ContainerID = l.req.ContainerID
 			if _, _, _, told := l.state(); told != nil {
 				res = told
 			}
@@ -272,7 +292,9 @@ func (t *targetSession) discard(ctx context.Context, m *v1alpha1.Migration) (aga
 		return again(killInterval), err
 	}
 	var msgs []string
+	ran := false
 	for _, name := range t.containers {
+		ran = ran || t.consumed(t.podUID, name)
 		left, said, err := t.leftovers(name)
 		if err != nil {
 			return never, err
@@ -292,8 +314,8 @@ func (t *targetSession) discard(ctx context.Context, m *v1alpha1.Migration) (aga
 		}
 	}
 	t.treeGone = true
-	if h := m.Status.Handover; h != nil && h.State == v1alpha1.HandoverAborted || t.report.State == v1alpha1.TargetRestored {
-		return now, nil // it is not for a failure that it was removed
+	if h := m.Status.Handover; h != nil && h.State == v1alpha1.HandoverAborted || t.report.State == v1alpha1.TargetRestored || ran {
+		return now, nil // it is not for a failure of the restore that it was removed
 	}
 	t.restoreFailed = true
 	if t.report.Failure == nil {

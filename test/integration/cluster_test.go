@@ -225,10 +225,10 @@ func (c *cluster) startController() *component {
 
 func (c *cluster) startAgent(n *simNode) *component {
 	mgr := c.manager(cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", n.name)})
-	store, err := images.Open(c.volume, images.Options{StateDir: filepath.Join(n.runDir, "state"), Settle: time.Second})
+	store, err := images.Open(c.volume, images.Options{StateDir: filepath.Join(n.dir(), "state"), Settle: time.Second})
 	must(c.t, err)
 	a := agent.New(agent.Config{
-		NodeName: n.name, RunDir: n.runDir, BundleDir: filepath.Join(n.runDir, "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
+		NodeName: n.name, RunDir: n.dir(), BootID: n.bootID(), BundleDir: filepath.Join(n.dir(), "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
 		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Isolator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
@@ -244,6 +244,23 @@ func (c *cluster) restartAgent(short string) {
 	c.agents[n.name].stop()
 	c.agents[n.name] = c.startAgent(n)
 }
+
+// reboot starts a node whose agent has stopped anew: nothing runs there, and
+// nothing of what was in memory is left.
+func (c *cluster) reboot(short string) {
+	c.t.Helper()
+	n := c.node(short)
+	dir, err := os.MkdirTemp(n.dir(), "b")
+	must(c.t, err)
+	n.mu.Lock()
+	n.runDir = dir
+	n.hook = nil
+	n.mu.Unlock()
+	c.agents[n.name] = c.startAgent(n)
+}
+
+// bootID is the node's boot: its run directory goes with it.
+func (n *simNode) bootID() string { return filepath.Base(n.dir()) }
 
 func (c *cluster) restartController() {
 	c.controller.stop()

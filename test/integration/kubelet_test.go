@@ -30,13 +30,14 @@ const grace = 50 * time.Millisecond
 // simNode is a node in memory: kubelet, containerd, the wrapper and the kernel.
 type simNode struct {
 	*cluster
-	name   string
-	runDir string
-	fake   *fake.Runtime
+	name string
+	fake *fake.Runtime
 
-	// failRestores makes the next restores fail after having begun; hook is called
+	// runDir is the agent's directory, which a reboot empties. failRestores makes
+	// the next restores fail after having begun; hook is called
 	// at points of a restore (see point) and says whether the wrapper lives on.
 	mu           sync.Mutex
+	runDir       string
 	failRestores int
 	hook         func(p point) (lives bool)
 	// refused counts the creates that a guard refused.
@@ -287,5 +288,12 @@ func (c *cluster) imagesLeft() ([]string, error) {
 
 // heldRecords are the agent's records of what it has frozen.
 func (n *simNode) heldRecords() ([]string, error) {
-	return filepath.Glob(filepath.Join(n.runDir, "held", "*"))
+	return filepath.Glob(filepath.Join(n.dir(), "held", "*"))
+}
+
+// dir is the agent's directory on the node, as of this boot.
+func (n *simNode) dir() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.runDir
 }

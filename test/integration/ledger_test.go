@@ -22,6 +22,8 @@ type ledger struct {
 	last  uint64
 	by    string
 	wrong []string
+	// rewound: the next step may be one that was done before.
+	rewound bool
 }
 
 // run lets the container's process work until ctx ends or it is gone for good.
@@ -48,7 +50,11 @@ func (l *ledger) step(c *fake.Container) {
 		return
 	}
 	n := c.Count()
-	if n != l.last+1 {
+	if l.rewound {
+		if l.rewound = false; n > l.last+1 {
+			l.wrong = append(l.wrong, fmt.Sprintf("step %d by %s, rewound from %d", n, c.Info().ID, l.last))
+		}
+	} else if n != l.last+1 {
 		l.wrong = append(l.wrong, fmt.Sprintf("step %d by %s after step %d by %s", n, c.Info().ID, l.last, l.by))
 	}
 	l.last, l.by = n, c.Info().ID
@@ -66,6 +72,14 @@ func (l *ledger) lost() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = 0
+}
+
+// rewind says that a person has chosen to go on from where the process was frozen:
+// it repeats what was done since.
+func (l *ledger) rewind() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rewound = true
 }
 
 // check fails the test if a step was lost or done twice.

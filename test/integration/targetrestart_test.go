@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -239,4 +240,90 @@ func TestParkedCreateThatAsksAgainAfterTheRollback(t *testing.T) {
 			c.staysOnSource(pod, m)
 		})
 	}
+}
+
+// A wrapper that is killed after the processes were let go has run the pod, and
+// the create that it was has failed: containerd ends them. Neither does the agent
+// call that restored, nor is the source's part of it taken for undone, nor does
+// kubelet's next create start a copy from the image: a person decides.
+func TestWrapperKilledAfterTheMark(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(map[bool]string{false: "same agent", true: "next agent"}[restart], func(t *testing.T) {
+			c := newCluster(t)
+			pod := c.startPod("app")
+			reached, resume := c.stopAt(letGo)
+			m := c.migrate("app")
+			c.await(m, "the mark", reached)
+			if restart {
+				c.restartAgent("n2")
+			}
+			c.staysCommitted(m)
+			resume(false)
+			c.lost(m)
+			c.eventually("kubelet asks again and is refused", func() bool { return count(c.node("n2").verdicts(), "fail") > 1 }, m)
+			if v := c.node("n2").verdicts(); slices.Contains(v, "pass") || count(v, "restore") != 1 {
+				t.Errorf("verdicts %v", v)
+			}
+			c.get(m)
+			if s := m.Status.Target.State; s == v1alpha1.TargetRestored {
+				t.Errorf("reported %s", s)
+			}
+			c.sourceAfterAll(pod, m)
+		})
+	}
+}
+
+// The node loses power after the pod has run there, and comes back with nothing:
+// not even with the knowledge that the set was used.
+func TestTheTargetsNodeRestartsAfterTheMark(t *testing.T) {
+	for _, at := range []point{told, letGo} {
+		t.Run(string(at), func(t *testing.T) {
+			c := newCluster(t)
+			pod := c.startPod("app")
+			reached, resume := c.stopAt(at)
+			m := c.migrate("app")
+			c.await(m, string(at), reached)
+			c.agents[c.node("n2").name].stop()
+			resume(false)
+			c.reboot("n2")
+			c.lost(m)
+			c.eventually("the new boot's create is refused", func() bool { return slices.Contains(c.node("n2").verdicts(), "fail") }, m)
+			if v := c.node("n2").verdicts(); slices.Contains(v, "pass") || count(v, "restore") != 1 {
+				t.Errorf("verdicts %v", v)
+			}
+			c.sourceAfterAll(pod, m)
+		})
+	}
+}
+
+// lost waits until the migration says that its target is lost, and sees that the
+// commit stands and the source is frozen.
+func (c *cluster) lost(m *v1alpha1.Migration) {
+	c.t.Helper()
+	c.eventually("the target is lost", func() bool {
+		return c.get(m) && m.Status.Target.TreeGoneAt != nil && meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionTargetLost)
+	}, m)
+	if m.Status.Phase != v1alpha1.PhaseSwitchingOver || m.Status.Handover.State != v1alpha1.HandoverCommitted {
+		c.t.Fatalf("it was decided already: %s", describe(m))
+	}
+	cs, err := c.node("n2").fake.Containers(c.ctx, string(m.Status.Target.PodUID))
+	if err == nil {
+		c.t.Errorf("on the target there is %+v", cs)
+	}
+}
+
+// sourceAfterAll lets a person choose the source, unforced, which then goes on
+// from where it was frozen: what the target did is undone.
+func (c *cluster) sourceAfterAll(pod *corev1.Pod, m *v1alpha1.Migration) {
+	c.t.Helper()
+	c.ledger.rewind()
+	c.get(m)
+	patch := client.MergeFrom(m.DeepCopy())
+	m.Annotations = map[string]string{v1alpha1.AnnotationResolve: string(v1alpha1.ResolveSource)}
+	must(c.t, c.client.Patch(c.ctx, m, patch))
+	c.awaitPhase(m, v1alpha1.PhaseFailed)
+	if m.Status.Failure.Reason != v1alpha1.ReasonResolvedToSource {
+		c.t.Errorf("failure %+v", m.Status.Failure)
+	}
+	c.staysOnSource(pod, m)
 }

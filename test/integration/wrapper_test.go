@@ -28,6 +28,8 @@ const (
 	told point = "told"
 	// restoring: there are processes, none of which runs yet.
 	restoring point = "restoring"
+	// letGo: the mark is there, they have run, and runc has yet to end.
+	letGo point = "let go"
 	// restored: they run and the mark says so; the agent has not been told.
 	restored point = "restored"
 	// failed: nothing is left and the hold says so; the agent has not been told.
@@ -67,7 +69,7 @@ func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan st
 		}
 	}()
 	id := n.newID(pod, name)
-	bundle := filepath.Join(n.runDir, "bundles", id)
+	bundle := filepath.Join(n.dir(), "bundles", id)
 	if err := os.MkdirAll(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
 		n.t.Error(err)
 		return nil
@@ -76,7 +78,7 @@ func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan st
 		Version: wire.Version, PodUID: string(pod.UID), ContainerName: name, SandboxID: "sandbox-" + pod.Name, ContainerID: id, Bundle: bundle,
 	}}
 	var err error
-	if w.hold, err = wire.TakeHold(n.runDir, &w.req); err != nil {
+	if w.hold, err = wire.TakeHold(n.dir(), &w.req); err != nil {
 		n.t.Error(err)
 		return nil
 	}
@@ -126,7 +128,7 @@ func (w *simWrapper) verdict(ctx context.Context) (*wire.Reply, error) {
 }
 
 func (w *simWrapper) ask(ctx context.Context, req *wire.Request) (*wire.Reply, error) {
-	conn, err := wire.Dial(ctx, w.runDir)
+	conn, err := wire.Dial(ctx, w.dir())
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +180,17 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 	if !w.reaches(restoring) {
 		return nil
 	}
+	if err := wire.MarkRun(w.hold.Path(), w.hold.MarkPath()); err != nil {
+		w.t.Error(err)
+	}
 	w.wg.Go(func() { w.ledger.run(ctx, c) })
+	if !w.reaches(letGo) {
+		// The create has failed: containerd ends what it finds.
+		if err := w.fake.Kill(ctx, info); err != nil {
+			w.t.Error(err)
+		}
+		return nil
+	}
 	res.PID, res.Duration = c.Info().PID, time.Since(res.Start)
 	if err := w.hold.Restored(res); err != nil {
 		w.t.Error(err)

@@ -1,0 +1,74 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// The mark of a container is its hold under another name: it has, or may have, run
+// what was restored. It gets that name before the first instruction of it is
+// executed, and keeps it until the pod is gone, whatever becomes of the restore.
+
+// Mark reads the mark of a container; found is false when there is none.
+func Mark(runDir, podUID, container string) (s HoldState, found bool, err error) {
+	s, err = readHold(restoredPath(runDir, podUID, container))
+	if errors.Is(err, fs.ErrNotExist) {
+		return HoldState{}, false, nil
+	}
+	if err != nil {
+		return s, false, fmt.Errorf("restored mark: %w", err)
+	}
+	return s, true, nil
+}
+
+// MarkRun turns the hold at path into the mark at markPath: from here on the
+// container may have run. Repeating it is harmless.
+func MarkRun(path, markPath string) error {
+	err := os.Rename(path, markPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := os.Lstat(markPath); serr == nil {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("hold: %w", err)
+	}
+	return nil
+}
+
+// Confirm notes in the marks of a pod that its source is out of the game: its
+// containers may start afresh from their images, as any others, also while no
+// agent is there to be asked.
+func Confirm(runDir, podUID string) error {
+	dir := filepath.Join(runDir, restoredDir, podUID)
+	marks, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("confirm: %w", err)
+	}
+	for _, m := range marks {
+		path := filepath.Join(dir, m.Name())
+		s, err := readHold(path)
+		if err != nil {
+			return fmt.Errorf("confirm: %w", err)
+		}
+		if s.Confirmed {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return fmt.Errorf("confirm: %w", err)
+		}
+		if err := errors.Join(addTo(f, &HoldState{Confirmed: true}), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
