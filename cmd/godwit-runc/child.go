@@ -36,14 +36,13 @@ type child struct {
 //     start anything any more.
 //   - Neither process becomes a subreaper: the restored init is a child of runc
 //     and, when that ends, of containerd's shim.
-func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images) (*child, error) {
+func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (*child, error) {
 	cmd := w.runc.Command(c.restoreArgs(a, im.Dir, im.WorkDir)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{hold.File()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if im.CRIUConfig != "" {
-		cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+im.CRIUConfig)
-	}
+	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+w.configPath(a.id))
+	cmd.Env = append(cmd.Env, scriptEnv(rec)...)
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -14,6 +14,8 @@
 //     created.
 //   - start of a restored container does nothing, for it runs already.
 //   - delete first clears away what a restore that was killed has left.
+//   - without a verb, called by CRIU, it is the action script of its own restores:
+//     see script.
 //   - gate is no verb of runc: it is the process of the init container that
 //     holds a target pod back. It waits for a signal.
 //

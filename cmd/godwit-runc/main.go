@@ -13,6 +13,9 @@ import (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
+	if action := os.Getenv(envAction); action != "" && len(args) == 0 {
+		return script(action)
+	}
 	if len(args) > 0 && args[0] == "gate" {
 		return gate()
 	}

@@ -65,17 +65,36 @@ criu() {
 	sh -c 'mkdir -p "$CGROUP"; echo $$ > "$CGROUP/cgroup.procs"; exec sleep 300' < /dev/null > /dev/null 2>&1 3>&- &
 	echo $! > "$DIR/criu"
 }
+# What criu does with its action script when the processes are complete.
+letgo() {
+	script=$(sed -n 's/^action-script //p' "$CRIU_CONFIG_FILE")
+	for action in post-restore pre-resume post-resume; do
+		echo "$action: $(ls "$GODWIT_HOLD" "$GODWIT_MARK" 2>/dev/null | tr '\n' ' ')" >> "$DIR/calls"
+		CRTOOLS_SCRIPT_ACTION=$action CRTOOLS_INIT_PID=$1 GODWIT_TEST_ROLE=wrapper "$script" 3>&- 2>> "$DIR/calls"
+	done
+}
 case "$verb" in
 restore)
-	echo "CRIU_CONFIG_FILE=$CRIU_CONFIG_FILE" >> "$DIR/calls"
+	echo "CRIU's configuration: $(cat "$CRIU_CONFIG_FILE")" >> "$DIR/calls"
 	echo "descriptor 3 is $(readlink /proc/$$/fd/3)" >> "$DIR/calls"
 	mkdir "$root/$id"
 	case "$FAKE" in
 	ok)
 		sh -c 'exec sleep 300' < /dev/null > /dev/null 2>&1 3>&- &
-		[ -z "$CGROUP" ] || { mkdir -p "$CGROUP"; echo $! > "$CGROUP/cgroup.procs"; }
+		pid=$!
+		[ -z "$CGROUP" ] || { mkdir -p "$CGROUP"; echo $pid > "$CGROUP/cgroup.procs"; }
+		letgo $pid
 		echo '{}' > "$root/$id/state.json"
-		printf %s $! > "$pidfile" ;;
+		printf %s $pid > "$pidfile" ;;
+	late)
+		# It runs, and then something fails after all.
+		letgo 0
+		exit 1 ;;
+	lethang)
+		criu
+		letgo $(cat "$DIR/criu")
+		wait $!
+		exit 1 ;;
 	ended)
 		true &
 		wait $!
@@ -132,6 +151,7 @@ func newRig(t *testing.T, fake string) *rig {
 	for _, d := range []string{"root", "bundle/rootfs", "images", "work", "run"} {
 		must(t, os.MkdirAll(filepath.Join(dir, d), 0o700))
 	}
+	must(t, os.WriteFile(filepath.Join(dir, "criu.conf"), []byte("tcp-close\n"), 0o600))
 	script := filepath.Join(dir, "runc")
 	must(t, os.WriteFile(script, []byte(fakeRunc), 0o700))
 	t.Setenv("DIR", dir)
@@ -268,7 +288,7 @@ func (r *rig) agent(replies ...wire.Reply) (results <-chan wire.Result, requests
 // order is the agent's order to restore.
 func (r *rig) order(timeout time.Duration) wire.Reply {
 	return wire.Reply{Verdict: wire.Restore, Images: &wire.Images{
-		Dir: r.dir + "/images", WorkDir: r.dir + "/work", CRIUConfig: "/etc/godwit/criu.conf", Timeout: timeout,
+		Dir: r.dir + "/images", WorkDir: r.dir + "/work", CRIUConfig: r.dir + "/criu.conf", Timeout: timeout,
 	}}
 }
 

@@ -37,7 +37,8 @@ func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundl
 }
 
 // tryRestore restores, and leaves on the node how it went: a mark when the
-// container runs, else a hold that says whether anything may be left.
+// container has run, or may have, else a hold. Either says how the restore ended
+// and whether anything may be left.
 func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold, res *wire.Result) error {
 	if err := hold.Ordered(); err != nil {
 		return fmt.Errorf("%w: %w", errRestore, err)
@@ -105,6 +106,9 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 	if exists(cgroup) {
 		return nil, fmt.Errorf("%w: %s exists already", errCgroup, cgroup)
 	}
+	if err := writeConfig(w.configPath(a.id), im.CRIUConfig); err != nil {
+		return nil, err
+	}
 	return rec, writeMarkIn(w.restoringPath(a.id), rec)
 }
 
@@ -112,7 +116,7 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (initProcess, error) {
 	ctx, cancel := context.WithTimeout(ctx, im.Timeout)
 	defer cancel()
-	child, err := w.startRestore(c, a, hold, im)
+	child, err := w.startRestore(c, a, hold, im, rec)
 	if err != nil {
 		return initProcess{}, err
 	}

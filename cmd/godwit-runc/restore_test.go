@@ -6,7 +6,9 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,7 +33,10 @@ func TestCreateBecomesRestore(t *testing.T) {
 	}
 	for _, want := range []string{
 		"restore --detach --no-subreaper", "--image-path " + r.dir + "/images", "--work-path " + r.dir + "/work",
-		"CRIU_CONFIG_FILE=/etc/godwit/criu.conf",
+		"CRIU's configuration: tcp-close\n\naction-script /",
+		// The mark is there before the processes are let go, and not sooner.
+		"post-restore: " + r.w.runDir + "/creates/" + testPod + "/app/" + testID + " \npre-resume: " + r.w.runDir + "/creates/",
+		"post-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",
 		// The hold, so that it ends only with runc.
 		"descriptor 3 is " + r.w.runDir + "/creates/",
 	} {
@@ -45,7 +50,7 @@ func TestCreateBecomesRestore(t *testing.T) {
 	if h := r.holds(); len(h) != 0 {
 		t.Errorf("holds: %+v", h)
 	}
-	if exists(r.w.restoringPath(testID)) {
+	if exists(r.w.restoringPath(testID)) || exists(r.w.configPath(testID)) {
 		t.Error("the record of the restore is still there")
 	}
 
@@ -271,5 +276,74 @@ func TestCgroupDir(t *testing.T) {
 		if got != tc.want || (err != nil) != (tc.want == "") {
 			t.Errorf("%q: got %q, %v", tc.path, got, err)
 		}
+	}
+}
+
+// What was let go has run, whatever comes after it: the mark stays, and says how
+// it ended, to whoever looks.
+func TestFailureAfterTheProcessesWereLetGoLeavesTheMark(t *testing.T) {
+	for _, fake := range []string{"late", "lethang"} {
+		t.Run(fake, func(t *testing.T) {
+			r := newRig(t, fake)
+			r.useCgroup()
+			results, _ := r.agent(r.order(2 * time.Second))
+			if err := r.w.Exec(r.create()); !errors.Is(err, errRestore) || len(r.rec.forwarded) != 0 {
+				t.Fatalf("%v, forwarded %q", err, r.rec.forwarded)
+			}
+			res := <-results
+			mark, found, err := wire.Mark(r.w.runDir, testPod, "app")
+			if err != nil || !found || mark.Alive || mark.Error == "" || mark.Error != res.Error || !mark.Cleared || mark.Result != nil || mark.ContainerID != testID {
+				t.Errorf("mark %+v, %v, %v; told %+v", mark, found, err, res)
+			}
+			if h := r.holds(); len(h) != 0 {
+				t.Errorf("holds %+v", h)
+			}
+			// It may have run: without an agent nothing starts afresh.
+			if err := r.w.Exec(r.create()); err == nil || len(r.rec.forwarded) != 0 {
+				t.Errorf("%v, forwarded %q", err, r.rec.forwarded)
+			}
+		})
+	}
+}
+
+// The wrapper and its runc are killed between the mark and runc's end. Their
+// delete ends what was let go, and says so in the mark.
+func TestDeleteAfterAWrapperThatWasKilledPastTheMark(t *testing.T) {
+	r := newRig(t, "ok")
+	r.useCgroup()
+	h, err := wire.TakeHold(r.w.runDir, &wire.Request{PodUID: testPod, ContainerName: "app", ContainerID: testID})
+	must(t, err)
+	must(t, h.Ordered())
+	must(t, writeMarkIn(r.w.restoringPath(testID), &restoring{Cgroup: r.cgroup, StateDir: r.dir + "/root/" + testID, Rootfs: r.dir + "/bundle/rootfs", Hold: h.Path(), Mark: h.MarkPath()}))
+	must(t, wire.MarkRun(h.Path(), h.MarkPath()))
+	r.w.limits.cleanup = 200 * time.Millisecond
+	if err := r.w.Exec(r.args("delete", "--force", testID)); !errors.Is(err, wire.ErrHeld) || len(r.rec.forwarded) != 0 {
+		t.Fatalf("while it is held: %v, forwarded %q", err, r.rec.forwarded)
+	}
+	must(t, h.Release())
+	must(t, r.w.Exec(r.args("delete", "--force", testID)))
+	if mark, found, err := wire.Mark(r.w.runDir, testPod, "app"); err != nil || !found || !mark.Cleared {
+		t.Errorf("mark %+v, %v, %v", mark, found, err)
+	}
+}
+
+// CRIU lets the processes go whatever its script says: what cannot be marked is
+// ended instead.
+func TestProcessesThatCannotBeMarkedDoNotRun(t *testing.T) {
+	r := newRig(t, "ok")
+	victim := exec.CommandContext(t.Context(), "sleep", "300")
+	must(t, victim.Start())
+	for action, want := range map[string]int{"post-restore": 0, "network-unlock": 0, preResume: 1} {
+		t.Setenv(envHold, filepath.Join(r.dir, "nothing"))
+		t.Setenv(envMark, filepath.Join(r.dir, "nowhere", "mark"))
+		t.Setenv(envCgroup, filepath.Join(r.dir, "no-cgroup"))
+		t.Setenv(envInit, strconv.Itoa(victim.Process.Pid))
+		if got := script(action); got != want {
+			t.Errorf("%s: exit status %d", action, got)
+		}
+	}
+	var exit *exec.ExitError
+	if err := victim.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Errorf("the init process: %v", err)
 	}
 }

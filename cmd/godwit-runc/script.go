@@ -1,0 +1,89 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"godwit.dev/godwit/internal/wire"
+)
+
+// CRIU calls its action script, which is this program, at each step of a restore.
+// At pre-resume the processes are complete and stand still; when it returns they
+// are let go. That is when the hold becomes the mark: whoever looks for the mark
+// and does not find it knows that nothing has run.
+//
+// CRIU (since 3.19) does so for scripts of its configuration file also when
+// runc has asked for notifications of its own. An older one does not call it; the
+// wrapper writes the mark itself then, when runc has ended.
+const (
+	// Set by CRIU: what is about to happen, and the process id of the container's
+	// init process on the node.
+	envAction = "CRTOOLS_SCRIPT_ACTION"
+	envInit   = "CRTOOLS_INIT_PID"
+	// Set by the wrapper for the runc that restores.
+	envHold   = "GODWIT_HOLD"
+	envMark   = "GODWIT_MARK"
+	envCgroup = "GODWIT_RESTORE_CGROUP"
+
+	preResume = "pre-resume"
+)
+
+// script carries out one call by CRIU and returns the exit status.
+func script(action string) int {
+	if action != preResume {
+		return 0
+	}
+	err := wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
+	if err == nil {
+		return 0
+	}
+	// Whatever is returned, CRIU lets the processes go. They must not run unmarked:
+	// everything in their cgroup is ended, CRIU and this process with it.
+	fmt.Fprintln(os.Stderr, "Error (godwit):", err) // CRIU's log
+	kerr := os.WriteFile(filepath.Join(os.Getenv(envCgroup), "cgroup.kill"), []byte("1"), 0)
+	if pid, perr := strconv.Atoi(os.Getenv(envInit)); perr == nil && pid > 1 {
+		kerr = errors.Join(kerr, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	fmt.Fprintln(os.Stderr, "Error (godwit): ended the restore:", kerr)
+	return 1
+}
+
+// scriptEnv tells the script what it needs.
+func scriptEnv(rec *restoring) []string {
+	return []string{envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup}
+}
+
+// writeConfig writes CRIU's configuration for one restore: the agent's, and this
+// program as the action script.
+func writeConfig(path, agents string) error {
+	var conf []byte
+	if agents != "" {
+		var err error
+		if conf, err = os.ReadFile(agents); err != nil {
+			return fmt.Errorf("CRIU's configuration: %w", err)
+		}
+	}
+	self, err := os.Executable()
+	if err == nil {
+		_, err = os.Stat(self)
+	}
+	if err == nil && strings.ContainsAny(self, " \t\n\"'#\\") {
+		err = fmt.Errorf("%q cannot be named there", self)
+	}
+	if err == nil {
+		conf = append(conf, "\naction-script "+self+"\n"...)
+		err = errors.Join(os.MkdirAll(filepath.Dir(path), modeDir), os.WriteFile(path, conf, modeMark))
+	}
+	if err != nil {
+		return fmt.Errorf("CRIU's configuration: %w", err)
+	}
+	return nil
+}
