@@ -286,6 +286,7 @@ func TestFailureAfterTheProcessesWereLetGoLeavesTheMark(t *testing.T) {
 		t.Run(fake, func(t *testing.T) {
 			r := newRig(t, fake)
 			r.useCgroup()
+			r.w.limits.cleanup = 500 * time.Millisecond
 			results, _ := r.agent(r.order(2 * time.Second))
 			if err := r.w.Exec(r.create()); !errors.Is(err, errRestore) || len(r.rec.forwarded) != 0 {
 				t.Fatalf("%v, forwarded %q", err, r.rec.forwarded)

@@ -161,3 +161,43 @@ func FuzzHold(f *testing.F) {
 		}
 	})
 }
+
+func TestAHoldBecomesTheMarkAndGoesOnTelling(t *testing.T) {
+	dir := t.TempDir()
+	h, err := TakeHold(dir, &Request{PodUID: "pod", ContainerName: "app", ContainerID: "c1"})
+	must(t, err)
+	must(t, h.Ordered())
+	if _, found, err := Mark(dir, "pod", "app"); found || err != nil {
+		t.Fatalf("a mark before anything could run: %v, %v", found, err)
+	}
+	// Twice: CRIU's configuration may name its script twice.
+	must(t, MarkRun(h.Path(), h.MarkPath()))
+	must(t, MarkRun(h.Path(), h.MarkPath()))
+	if err := MarkRun(filepath.Join(dir, "none"), filepath.Join(dir, "nowhere")); err == nil {
+		t.Error("what is not there was marked")
+	}
+	mark, found, err := Mark(dir, "pod", "app")
+	if err != nil || !found || !mark.Alive || !mark.Ordered || mark.ContainerID != "c1" || mark.Result != nil {
+		t.Fatalf("mark %+v, %v, %v", mark, found, err)
+	}
+	if holds, err := Holds(dir, "pod", "app"); err != nil || len(holds) != 0 {
+		t.Errorf("holds %+v, %v", holds, err)
+	}
+	if err := AwaitRelease(h.Path(), h.MarkPath(), time.Millisecond); !errors.Is(err, ErrHeld) {
+		t.Errorf("AwaitRelease: %v", err)
+	}
+	must(t, h.Failed(errors.New("after all"), false))
+	must(t, h.Release())
+	must(t, AwaitRelease(h.Path(), h.MarkPath(), time.Second))
+	must(t, MarkCleared(h.Path(), h.MarkPath()))
+	mark, _, err = Mark(dir, "pod", "app")
+	if err != nil || mark.Alive || mark.Error != "after all" || !mark.Cleared || mark.Confirmed {
+		t.Errorf("mark %+v, %v", mark, err)
+	}
+	must(t, Confirm(dir, "pod"))
+	must(t, Confirm(dir, "pod"))
+	must(t, Confirm(dir, "another"))
+	if mark, _, err := Mark(dir, "pod", "app"); err != nil || !mark.Confirmed || mark.Error == "" {
+		t.Errorf("mark %+v, %v", mark, err)
+	}
+}

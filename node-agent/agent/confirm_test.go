@@ -4,11 +4,15 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/wire"
@@ -91,5 +95,31 @@ func TestALostTreeIsNeitherRestoredAgainNorReplaced(t *testing.T) {
 	r := newParkingRig(t, m)
 	if _, _, reply := r.ask(wire.Request{ContainerID: "c2"}); reply.Verdict != wire.Fail || !strings.Contains(reply.Message, "its source is kept") {
 		t.Errorf("answered %+v", reply)
+	}
+}
+
+// The cache may show a commit that was taken back: then the source runs.
+func TestAStaleCommitRestoresNothing(t *testing.T) {
+	at := func(state v1alpha1.HandoverState) *v1alpha1.Migration {
+		m := migrating()
+		m.UID, m.Status.Phase = "m", v1alpha1.PhaseSwitchingOver
+		m.Status.Handover = &v1alpha1.Handover{State: state}
+		return m
+	}
+	r := newParkingRig(t, at(v1alpha1.HandoverCommitted))
+	r.p.agent.Live = newParkingRig(t, at(v1alpha1.HandoverAborted)).p.agent.Client
+	r.ask(wire.Request{ContainerID: "c1"})
+	s := &targetSession{podUID: "pod", containers: []string{"app"},
+		sessionBase: sessionBase{Agent: r.p.agent, session: &session{wake: make(chan struct{}, 1)}, uid: "m", key: types.NamespacedName{Namespace: "default", Name: "m"}}}
+	s.report.RestoreStartedAt = microTime(clock)
+	s.report.Containers = []v1alpha1.TargetContainerStatus{{Name: "app", ContainerID: "c1"}}
+	// It waits for the cache, which never comes to know here.
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := s.restore(ctx, at(v1alpha1.HandoverCommitted)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("restore: %v", err)
+	}
+	if l := r.lot(); l == nil || !l.waits() {
+		t.Errorf("the create was told something: %+v", l)
 	}
 }
