@@ -21,8 +21,8 @@ import (
 // and does not find it knows that nothing has run.
 //
 // CRIU (since 3.19) does so for scripts of its configuration file also when
-// runc has asked for notifications of its own. An older one does not call it; the
-// wrapper writes the mark itself then, when runc has ended.
+// runc has asked for notifications of its own; nodes with an older one are not
+// eligible. The wrapper writes the mark itself if it is not there when runc has ended.
 const (
 	// Set by CRIU: what is about to happen, and the process id of the container's
 	// init process on the node.
@@ -79,7 +79,10 @@ func writeConfig(path, agents string) error {
 		err = fmt.Errorf("%q cannot be named there", self)
 	}
 	if err == nil {
-		conf = append(conf, "\naction-script "+self+"\n"...)
+		if n := len(conf); n > 0 && conf[n-1] != '\n' {
+			conf = append(conf, '\n')
+		}
+		conf = append(conf, "action-script "+self+"\n"...)
 		err = errors.Join(os.MkdirAll(filepath.Dir(path), modeDir), os.WriteFile(path, conf, modeMark))
 	}
 	if err != nil {

@@ -110,6 +110,9 @@ func notEligible(source, target NodeInfo) string {
 	if t.CRIU == "" || !sameVersion(s.CRIU, t.CRIU) {
 		return fmt.Sprintf("its CRIU is %s, the source's %s; they must be the same", orUnknown(t.CRIU), orUnknown(s.CRIU))
 	}
+	if !marksRestores(t.CRIU) {
+		return fmt.Sprintf("its CRIU is %s; only from %s on does it say when restored processes are about to run", t.CRIU, oldestCRIU)
+	}
 	switch older, ok := olderKernel(t.Kernel, s.Kernel); {
 	case !ok:
 		return fmt.Sprintf("its kernel (%s) cannot be compared with the source's (%s)", orUnknown(t.Kernel), orUnknown(s.Kernel))

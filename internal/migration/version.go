@@ -78,3 +78,15 @@ func olderKernel(a, b string) (older, ok bool) {
 	w, okB := parseVersion(b)
 	return v.compare(w, 3) < 0, okA && okB
 }
+
+// oldestCRIU is the first that calls the action script of its configuration file
+// although runc has asked for notifications of its own. Without the script nobody
+// could tell of a restore that was interrupted whether the processes have run.
+const oldestCRIU = "3.19"
+
+// marksRestores says whether a release of CRIU is one of those.
+func marksRestores(criu string) bool {
+	v, ok := parseVersion(criu)
+	oldest, _ := parseVersion(oldestCRIU)
+	return ok && v.compare(oldest, 0) >= 0
+}

@@ -3,7 +3,10 @@
 
 package migration
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestSameVersion(t *testing.T) {
 	for _, tc := range []struct {
@@ -77,4 +80,19 @@ func FuzzVersion(f *testing.F) {
 			t.Errorf("%q and %q are each older than the other", a, b)
 		}
 	})
+}
+
+func TestMarksRestores(t *testing.T) {
+	for criu, want := range map[string]bool{"3.17.1": false, "3.18": false, "3.19": true, "4.1.1": true, "v4.2": true, "": false, "unknown": false} {
+		if got := marksRestores(criu); got != want {
+			t.Errorf("%q: %v", criu, got)
+		}
+	}
+}
+
+func TestAnOldCRIUIsNotEligible(t *testing.T) {
+	old := func(n *NodeInfo) { n.Facts.CRIU = "3.18" }
+	if names, why := EligibleNodes(able("n1", old), []NodeInfo{able("n2", old)}); len(names) > 0 || !strings.Contains(why["n2"], "only from 3.19 on") {
+		t.Errorf("%v, %v", names, why)
+	}
 }
