@@ -41,7 +41,7 @@ func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wir
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{hold.File()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+w.configPath(a.id))
+	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+configPath(im))
 	cmd.Env = append(cmd.Env, scriptEnv(rec)...)
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)

@@ -70,10 +70,8 @@ func (w *wrapper) deleteState(c command, id string) error {
 }
 
 func (w *wrapper) dropRecord(id string) error {
-	for _, path := range []string{w.configPath(id), w.restoringPath(id)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("mark: %w", err)
-		}
+	if err := os.Remove(w.restoringPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("mark: %w", err)
 	}
 	return nil
 }

@@ -24,8 +24,7 @@ import (
 //     the target owns the pod, a container that crashes while the agent is away
 //     may start from its image. The agent removes it when the pod is gone.
 //   - <run dir>/restoring/<id>: a restore is under way. If it is found by a
-//     delete, the wrapper was killed in the middle. Its CRIU configuration is
-//     beside it.
+//     delete, the wrapper was killed in the middle.
 const (
 	restoredMark = "godwit-restored"
 	restoringDir = "restoring"
@@ -63,9 +62,6 @@ func (w *wrapper) confirmed(id identity) (bool, error) {
 func (w *wrapper) restoringPath(id string) string {
 	return filepath.Join(w.runDir, restoringDir, id)
 }
-
-// configPath is CRIU's configuration for the restore. No id contains its ending.
-func (w *wrapper) configPath(id string) string { return w.restoringPath(id) + "~criu.conf" }
 
 // writeMark writes v so that the mark is there whole or not at all.
 func writeMark(path string, v any) error {

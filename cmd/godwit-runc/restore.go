@@ -106,7 +106,7 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 	if exists(cgroup) {
 		return nil, fmt.Errorf("%w: %s exists already", errCgroup, cgroup)
 	}
-	if err := writeConfig(w.configPath(a.id), im.CRIUConfig); err != nil {
+	if err := writeConfig(configPath(im), im.CRIUConfig); err != nil {
 		return nil, err
 	}
 	return rec, writeMarkIn(w.restoringPath(a.id), rec)

@@ -50,7 +50,7 @@ func TestCreateBecomesRestore(t *testing.T) {
 	if h := r.holds(); len(h) != 0 {
 		t.Errorf("holds: %+v", h)
 	}
-	if exists(r.w.restoringPath(testID)) || exists(r.w.configPath(testID)) {
+	if exists(r.w.restoringPath(testID)) {
 		t.Error("the record of the restore is still there")
 	}
 

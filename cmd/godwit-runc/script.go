@@ -61,6 +61,10 @@ func scriptEnv(rec *restoring) []string {
 	return []string{envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup}
 }
 
+// configPath is where CRIU's configuration for a restore is, beside its logs: the
+// agent removes both.
+func configPath(im *wire.Images) string { return filepath.Join(im.WorkDir, "restore.conf") }
+
 // writeConfig writes CRIU's configuration for one restore: the agent's, and this
 // program as the action script.
 func writeConfig(path, agents string) error {
@@ -83,7 +87,7 @@ func writeConfig(path, agents string) error {
 			conf = append(conf, '\n')
 		}
 		conf = append(conf, "action-script "+self+"\n"...)
-		err = errors.Join(os.MkdirAll(filepath.Dir(path), modeDir), os.WriteFile(path, conf, modeMark))
+		err = os.WriteFile(path, conf, modeMark)
 	}
 	if err != nil {
 		return fmt.Errorf("CRIU's configuration: %w", err)
