@@ -4,6 +4,7 @@
 package runtimetest_test
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -137,10 +138,14 @@ func stallReal(t *testing.T, imageDir string) (<-chan struct{}, func()) {
 			close(stop)
 			<-done
 			for _, f := range fifos {
-				// A reader lets the writer go on, its end fails the dump.
-				if r, err := os.OpenFile(f, os.O_RDONLY|unix.O_NONBLOCK, 0); err == nil {
-					r.Close()
+				// What reads lets CRIU go on, also when it comes to open the FIFO only
+				// now. As a writer too it never sees the end, and stays until the test's.
+				r, err := os.OpenFile(f, os.O_RDWR|unix.O_NONBLOCK, 0)
+				if err != nil {
+					continue
 				}
+				t.Cleanup(func() { _ = r.Close() })
+				go func() { _, _ = io.Copy(io.Discard, r) }()
 			}
 		})
 	}
