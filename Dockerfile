@@ -10,6 +10,8 @@ WORKDIR /src
 # A module proxy of the builder's own; unset means the toolchain's default.
 ARG GOPROXY
 ARG VERSION=dev
+# Build tags. "failpoints" makes the variant that the fault tests run.
+ARG TAGS
 COPY go.mod go.sum ./
 COPY api/ api/
 COPY cmd/ cmd/
@@ -20,7 +22,7 @@ COPY node-agent/ node-agent/
 # choose, and the final image has none.
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false \
+    CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -tags="${TAGS}" \
         -ldflags="-s -w -X main.version=${VERSION}" \
         -o /out/ ./cmd/manager ./cmd/godwit-runc ./node-agent && \
     mv /out/node-agent /out/agent

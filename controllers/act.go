@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
 
@@ -67,6 +68,7 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	}
 	pod := migration.BuildTargetPod(w.source, m, r.GateImage, r.GatePullPolicy, hostnames)
 	name := pod.Name
+	failpoint.At("manager-target-creating")
 	switch err := r.Client.Create(ctx, pod); {
 	case err == nil:
 		ctrl.LoggerFrom(ctx).Info("created the target pod", "pod", name, "podUID", pod.UID)
@@ -86,6 +88,7 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	default:
 		return d, fmt.Errorf("create target pod %s: %w", name, err)
 	}
+	failpoint.At("manager-target-created")
 	w.target, w.Target = pod, podFacts(pod)
 	return d, nil
 }
@@ -118,6 +121,7 @@ func (r *MigrationReconciler) deletePod(ctx context.Context, m *v1alpha1.Migrati
 	if err := r.confirm(ctx, m, func(live *v1alpha1.Migration) bool { return may(live, pod) }); err != nil {
 		return err
 	}
+	failpoint.In("manager-deleting", string(m.Status.Phase))
 	err := r.Client.Delete(ctx, pod, client.GracePeriodSeconds(int64(deletionGrace.Seconds())), client.Preconditions{UID: &pod.UID})
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -126,6 +130,7 @@ func (r *MigrationReconciler) deletePod(ctx context.Context, m *v1alpha1.Migrati
 		// A conflict means that a pod of the same name took its place.
 		return fmt.Errorf("delete pod %s: %w", pod.Name, err)
 	}
+	failpoint.In("manager-deleted", string(m.Status.Phase))
 	ctrl.LoggerFrom(ctx).Info("deleted a pod", "pod", pod.Name, "podUID", pod.UID)
 	return nil
 }

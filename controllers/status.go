@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
 
@@ -36,12 +37,16 @@ func (r *MigrationReconciler) store(ctx context.Context, w *world, d migration.D
 	if equality.Semantic.DeepEqual(before.Status, after.Status) {
 		return nil
 	}
+	if before.Status.Phase != after.Status.Phase {
+		failpoint.In("manager-entering", string(after.Status.Phase))
+	}
 	patch := client.MergeFromWithOptions(before.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	// The answer overwrites what it is given.
 	if err := r.Client.Status().Patch(ctx, after.DeepCopy(), patch, client.FieldOwner(v1alpha1.FieldManagerController)); err != nil {
 		return fmt.Errorf("write status: %w", err)
 	}
 	if before.Status.Phase != after.Status.Phase {
+		failpoint.In("manager-entered", string(after.Status.Phase))
 		ctrl.LoggerFrom(ctx).Info("entered a phase", "newPhase", after.Status.Phase, "message", after.Status.Message)
 	}
 	r.announce(before, after)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -70,6 +71,7 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 		return w.withoutAgent(b, id, err)
 	}
 	if reply.Verdict == wire.Park {
+		failpoint.At("wrapper-parked")
 		if conn, reply, err = w.park(ctx, conn, &req); err != nil {
 			return false, err
 		}

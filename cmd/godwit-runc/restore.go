@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -28,6 +29,7 @@ func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundl
 	if err != nil {
 		res.Error = err.Error()
 	}
+	failpoint.At("wrapper-marked")
 	// A help, not a promise: an agent that has gone away finds the same on the
 	// node, and the container runs or not all the same.
 	if terr := w.tell(conn, req, res); terr != nil {
@@ -50,6 +52,7 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 	}
 	// From here on there is something to clear away.
 	log := c.markLog()
+	failpoint.At("wrapper-restore")
 	p, err := w.runRestore(ctx, c, a, hold, im, rec)
 	if err == nil {
 		res.PID, res.Duration = p.PID, time.Since(res.Start)
@@ -123,6 +126,7 @@ func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, hold 
 	if err := w.await(ctx, child, rec); err != nil {
 		return initProcess{}, err
 	}
+	failpoint.At("wrapper-restored")
 	data, err := os.ReadFile(a.pidFile)
 	if err != nil {
 		return initProcess{}, fmt.Errorf("pid file: %w", err)

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -287,6 +288,7 @@ func (s *sourceSession) resume(ctx context.Context, m *v1alpha1.Migration) (agai
 	if err := s.letGo(ctx); err != nil {
 		return never, err
 	}
+	failpoint.At("source-thawed")
 	s.report.State = v1alpha1.SourceResumed
 	pod, err := s.pod(ctx, m.Status.Source.PodRef)
 	if err != nil {
@@ -322,6 +324,7 @@ func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 	if err := s.release(s.uid); err != nil {
 		return err
 	}
+	failpoint.At("source-killed")
 	s.report.State = v1alpha1.SourceKilled
 	s.report.KilledAt = microTime(s.Now())
 	s.learn(m)
@@ -339,6 +342,7 @@ func (s *sourceSession) clean(ctx context.Context, m *v1alpha1.Migration) error 
 		}
 		return err
 	}
+	failpoint.At("source-cleaned")
 	s.report.State = v1alpha1.SourceCleaned
 	return s.publish(ctx)
 }
@@ -358,6 +362,7 @@ func (s *sourceSession) abortSwitchover(ctx context.Context, m *v1alpha1.Migrati
 		f = v1alpha1.Failure{Reason: v1alpha1.ReasonAgentLost, Message: "the source agent restarted in the middle of the final dump"}
 	}
 	err := s.abort(ctx, roleSource, f)
+	failpoint.At("source-aborted")
 	if errors.Is(err, errRegisterTaken) {
 		s.log.Info("did not win the register", "error", err.Error())
 		return s.syncFrom(ctx)

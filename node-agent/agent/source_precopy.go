@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/node-agent/images"
 	"godwit.dev/godwit/node-agent/runtime"
@@ -42,6 +43,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	timeout := m.Spec.PreCopy.RoundTimeout.Duration
 	roundCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	failpoint.At("source-round")
 	begun := s.Now()
 	containers := s.containers
 	// A pre-dump that is late is ended, which takes a moment.
@@ -80,6 +82,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
+	failpoint.At("source-round-done")
 	return s.publish(ctx)
 }
 

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/node-agent/images"
 	"godwit.dev/godwit/node-agent/runtime"
@@ -37,6 +38,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if err != nil {
 		return err
 	}
+	failpoint.At("source-armed")
 	dumps, err := s.prepareFinal(ctx, m, set)
 	if errors.Is(err, errStuck) {
 		return err
@@ -71,6 +73,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		}
 		return s.undoFreeze(ctx, m, failed, err)
 	}
+	failpoint.At("source-sealed")
 	dumpedAt := s.Now()
 	s.publishAttempted = true
 	s.report.State = v1alpha1.SourceDumped
@@ -93,6 +96,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		return err
 	}
 
+	failpoint.At("source-published")
 	// The pod is still frozen, but the target works now: nothing here delays it.
 	took := dumpedAt.Sub(frozenAt)
 	finalDumpDuration.Observe(took.Seconds())
@@ -153,6 +157,7 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("isolate %s: %w", d.container.Name, err)
 		}
 	}
+	failpoint.At("source-isolated")
 	for _, d := range dumps {
 		if err := s.Node.Freezer.Freeze(ctx, d.container); err != nil {
 			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("freeze %s: %w", d.container.Name, err)
@@ -163,6 +168,7 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 	s.report.FrozenAt = microTime(frozenAt)
 	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
 
+	failpoint.At("source-frozen")
 	deadline, _ := ctx.Deadline()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, d := range dumps {
@@ -181,6 +187,7 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 	if err := g.Wait(); err != nil {
 		return "", 0, v1alpha1.ReasonFinalDumpFailed, err
 	}
+	failpoint.At("source-dumped")
 	sealed, err := bounded(ctx, &s.pending, string(s.uid), "seal the image set", set.Seal)
 	if err != nil {
 		return "", 0, v1alpha1.ReasonVolumeError, err

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
@@ -241,6 +242,7 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) 
 	if err != nil {
 		return t.failReading(ctx, m, err)
 	}
+	failpoint.At("target-verified-round")
 	t.report.VerifiedRounds++
 	return t.publish(ctx)
 }
@@ -269,6 +271,7 @@ func (t *targetSession) openGate(ctx context.Context, m *v1alpha1.Migration, pod
 	if err := t.Node.Killer.Signal(ctx, c, int(syscall.SIGTERM)); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return t.fail(ctx, m, v1alpha1.ReasonGateFailed, err)
 	}
+	failpoint.At("target-gate-opened")
 	t.report.State = v1alpha1.TargetReleased
 	return t.publish(ctx)
 }
@@ -284,6 +287,7 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 			return err
 		}
 		t.report.State, t.report.BootID = v1alpha1.TargetParked, t.BootID
+		failpoint.At("target-parked")
 		for _, name := range t.containers {
 			l := t.parking.lot(t.podUID, name)
 			if l == nil {

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/images"
 )
@@ -44,6 +45,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	if _, err := t.restoreLimit(m); err != nil {
 		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
 	}
+	failpoint.At("target-verified")
 	var g errgroup.Group
 	g.Go(func() error { return t.unpack(ctx) })
 	commitErr := t.commit(ctx, digest)
@@ -62,6 +64,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 			return commitErr
 		}
 	}
+	failpoint.At("target-committed")
 	t.committed = true
 	t.report.State = v1alpha1.TargetRestoring
 	t.report.RestoreStartedAt = microTime(t.Now())
@@ -77,6 +80,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 			t.log.Error(err, "telling the wrapper")
 		}
 	}
+	failpoint.At("target-told")
 	// From here nothing waits for this: the restore is running.
 	t.event(m, evCommitted)
 	return t.publish(ctx)
@@ -275,6 +279,7 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 	if t.report.RestoreStartedAt != nil {
 		took = last.Sub(t.report.RestoreStartedAt.Time)
 	}
+	failpoint.At("target-restored")
 	if err := t.publish(ctx); err != nil {
 		return err
 	}
@@ -325,6 +330,7 @@ func (t *targetSession) discard(ctx context.Context, m *v1alpha1.Migration) (aga
 		}
 		t.report.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonRestoreFailed, Message: msg}
 	}
+	failpoint.At("target-discarded")
 	return now, nil
 }
 
@@ -339,6 +345,7 @@ func (t *targetSession) revert(ctx context.Context, m *v1alpha1.Migration) error
 	if err := t.takeBack(ctx, *f); err != nil && !errors.Is(err, errRegisterTaken) {
 		return err
 	}
+	failpoint.At("target-taken-back")
 	t.committed = false
 	t.event(m, evTakenBack, f.Message)
 	t.report.State = v1alpha1.TargetReverted

@@ -48,6 +48,8 @@ func newRootCommand() *cobra.Command {
 		newPowerOffCommand(name),
 		newPowerOnCommand(name),
 		newNFSCommand(name),
+		newAPICommand(name),
+		newVolumeCommand(name),
 		newServeTimeCommand(),
 	)
 	return root

@@ -73,9 +73,9 @@ func (b *builder) build(ctx context.Context, name string) error {
 	var key string
 	var make func(context.Context) (v1.Image, error)
 	var err error
-	if name == catalog.Godwit {
-		key, err = dockerfileKey(ctx, b.module)
-		make = b.dockerfileImage
+	if tags, ours := dockerfileTags[name]; ours {
+		key, err = dockerfileKey(ctx, b.module, tags)
+		make = func(ctx context.Context) (v1.Image, error) { return b.dockerfileImage(ctx, name, tags) }
 	} else {
 		image, _ := catalog.Find(name)
 		programs, e := b.programs(ctx, image)

@@ -26,13 +26,16 @@ import (
 // test keeps them equal.
 var contextPaths = []string{"go.mod", "go.sum", "api", "cmd", "controllers", "internal", "node-agent"}
 
+// dockerfileTags are the build tags of the images that the Dockerfile makes.
+var dockerfileTags = map[string]string{catalog.Godwit: "", catalog.Failpoints: "failpoints"}
+
 // dockerfileKey is a hash of everything that our own image is made from.
-func dockerfileKey(ctx context.Context, module string) (string, error) {
+func dockerfileKey(ctx context.Context, module, tags string) (string, error) {
 	version, err := goEnv(ctx, module, "GOVERSION")
 	if err != nil {
 		return "", err
 	}
-	h, err := newKey("dockerfile", version["GOVERSION"])
+	h, err := newKey("dockerfile", version["GOVERSION"], tags)
 	if err != nil {
 		return "", err
 	}
@@ -72,7 +75,7 @@ func dockerfileKey(ctx context.Context, module string) (string, error) {
 // toolchain. The final stage starts from nothing, so what ends up in the image
 // is what the Dockerfile makes and no more. The machine's module cache and a
 // build cache of our own take the place of the cache mounts.
-func (b *builder) dockerfileImage(ctx context.Context) (v1.Image, error) {
+func (b *builder) dockerfileImage(ctx context.Context, image, tags string) (v1.Image, error) {
 	if _, err := exec.LookPath("buildah"); err != nil {
 		return nil, errors.New("buildah is not installed (on Debian: apt-get install buildah)")
 	}
@@ -98,13 +101,14 @@ func (b *builder) dockerfileImage(ctx context.Context) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := catalog.Ref(catalog.Godwit)
+	name := catalog.Ref(image)
 	err = h.run(ctx, "build", append(limits,
 		"--from", base, "--pull-never", "--isolation", "chroot", "--network", "host",
 		"--volume", env["GOROOT"]+":/usr/local/go:ro",
 		"--volume", env["GOMODCACHE"]+":/go/pkg/mod",
 		"--volume", goBuild+":/root/.cache/go-build",
 		"--build-arg", "GOPROXY="+env["GOPROXY"],
+		"--build-arg", "TAGS="+tags,
 		// Without the time of the build, equal inputs give an equal digest.
 		"--timestamp", "0",
 		"--format", "oci", "--tag", name, "--file", filepath.Join(b.module, "Dockerfile"), b.module)...)

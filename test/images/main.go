@@ -4,7 +4,7 @@
 // Command images builds the container images that the tests run, without a
 // registry and without a container engine, into a cache outside the checkout.
 //
-//	go run ./test/images build            # every image
+//	go run ./test/images build            # every image but failpoints
 //	go run ./test/images build redis      # one
 //	go run ./test/images list             # names, references and archives
 //
@@ -75,7 +75,7 @@ func command() *cobra.Command {
 
 // names lists every image that can be built, our own first.
 func names() []string {
-	all := []string{catalog.Godwit}
+	all := []string{catalog.Godwit, catalog.Failpoints}
 	for _, image := range catalog.All() {
 		all = append(all, image.Name)
 	}
@@ -85,7 +85,8 @@ func names() []string {
 func build(ctx context.Context, wanted []string, out, progress io.Writer) error {
 	known := names()
 	if len(wanted) == 0 {
-		wanted = known
+		// Only the fault tests want that variant, and they ask for it.
+		wanted = slices.DeleteFunc(slices.Clone(known), func(name string) bool { return name == catalog.Failpoints })
 	}
 	for _, name := range wanted {
 		if !slices.Contains(known, name) {

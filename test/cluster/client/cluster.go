@@ -166,6 +166,29 @@ func (c *Cluster) VolumeDir(ctx context.Context) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
+// FillVolume leaves nothing free on the shared volume; FreeVolume takes it back.
+func (c *Cluster) FillVolume(ctx context.Context) error { return c.tool(ctx, "volume", "fill") }
+
+// FreeVolume takes back what FillVolume has filled.
+func (c *Cluster) FreeVolume(ctx context.Context) error { return c.tool(ctx, "volume", "free") }
+
+// PauseAPI makes the API server stand still until ResumeAPI.
+func (c *Cluster) PauseAPI(ctx context.Context) error { return c.tool(ctx, "api", "pause") }
+
+// ResumeAPI lets a paused API server go on.
+func (c *Cluster) ResumeAPI(ctx context.Context) error { return c.tool(ctx, "api", "resume") }
+
+// RestartAPI kills the API server, starts it again and returns when it is ready.
+func (c *Cluster) RestartAPI(ctx context.Context) error { return c.tool(ctx, "api", "restart") }
+
+// CutAPI cuts a node and its pods off from the API server until HealAPI.
+func (c *Cluster) CutAPI(ctx context.Context, node string) error {
+	return c.tool(ctx, "api", "cut", node)
+}
+
+// HealAPI lets every node reach the API server again.
+func (c *Cluster) HealAPI(ctx context.Context) error { return c.tool(ctx, "api", "heal") }
+
 // ReleaseVolume makes the shared volume ready for another claim, after the one
 // that had it was deleted: a volume of this kind stays with its claim for good.
 // The files on it stay.

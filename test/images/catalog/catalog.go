@@ -20,10 +20,15 @@ const Tag = "dev"
 const (
 	// Godwit is our own image, made from the Dockerfile.
 	Godwit = "godwit"
+	// Failpoints is our own image with the marks of internal/failpoint compiled
+	// in, which only the fault tests run.
+	Failpoints = "failpoints"
 	// Redis is redis-server, redis-cli and a small shell.
 	Redis = "redis"
 	// Memhog is the memory-dirtying test server and a small shell.
 	Memhog = "memhog"
+	// Sequence is the workload of the fault tests and a small shell.
+	Sequence = "sequence"
 	// Toolbox is a small shell and its applets, nothing else.
 	Toolbox = "toolbox"
 )
@@ -121,6 +126,17 @@ func All() []Image {
 			User:       "1000:1000",
 			WorkingDir: "/data",
 			Ports:      []string{"8080/tcp"},
+		},
+		{
+			Name:       Sequence,
+			Packages:   []string{"base-files", busybox},
+			Omit:       noLibraries,
+			Busybox:    true,
+			Programs:   []Program{{Package: "./test/workloads/sequence", Path: "/usr/local/bin/sequence"}},
+			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "sequence", ID: 1000, Home: "/"}},
+			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}},
+			Entrypoint: []string{"/usr/local/bin/sequence"},
+			User:       "1000:1000",
 		},
 		{
 			Name:       Redis,

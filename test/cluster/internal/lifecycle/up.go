@@ -159,10 +159,7 @@ func (c *Cluster) startTime(s *state) error {
 // startParts starts the parts of the control plane that are, or are not,
 // clients of the API server.
 func (c *Cluster) startParts(s *state, clients bool) error {
-	for _, part := range controlplane.Parts(controlplane.Paths{
-		Kubernetes: s.Artifacts.Kubernetes, Etcd: s.Artifacts.Etcd, CoreDNS: s.Artifacts.CoreDNS,
-		PKI: c.path("pki"), Data: c.path("control-plane"),
-	}) {
+	for _, part := range c.parts(s) {
 		if part.Client != clients {
 			continue
 		}
