@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # Name of the cluster that the cluster-* targets work on.
 CLUSTER ?= godwit
 # What e2e and demo take from the command line.
-export RUN KEEP COMPARE TIMEOUT
+export RUN KEEP COMPARE TIMEOUT CHAOS SEED
 
 # Everything but help needs Go: a new enough one is put first in PATH.
 ifneq ($(filter-out help,$(or $(MAKECMDGOALS),help)),)
@@ -74,6 +74,10 @@ model: ## Search the model of the handover, whole and without each guard (RUN=re
 .PHONY: e2e
 e2e: ## Run the end-to-end tests (RUN=regexp for some, KEEP=1 keeps the cluster)
 	hack/e2e.sh
+
+.PHONY: chaos
+chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick, RUN=regexp, SEED=n, KEEP=1)
+	hack/chaos.sh
 
 .PHONY: demo
 demo: ## Move a database under load and report (COMPARE=1 measures stop-and-copy too, KEEP=1)

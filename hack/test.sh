@@ -2,9 +2,9 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs everything: checks, model, unit tests, end-to-end tests, demonstration. A step
-# that fails does not keep the others from running. The last line counts the
-# tests of all steps.
+# Runs everything: checks, model, unit tests, end-to-end tests, the short table of
+# faults, demonstration. A step that fails does not keep the others from running.
+# The last line counts the tests of all steps.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -47,6 +47,7 @@ step "cluster build" finish_preparing
 step model hack/model.sh
 step unit hack/unit.sh
 step e2e env CLUSTER=godwit-e2e hack/e2e.sh
+step chaos env CLUSTER=godwit-chaos CHAOS=quick hack/chaos.sh
 step demo env CLUSTER=godwit-demo COMPARE=1 hack/demo.sh
 
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))

@@ -4,7 +4,8 @@
 #
 # Runs a command inside a cluster of that name, with everything it needs in the
 # environment, and removes the cluster afterwards unless KEEP=1. When the
-# command fails, the logs of the cluster are left in artifacts/NAME.
+# command fails, the logs of the cluster are left in artifacts/NAME. IMAGES names
+# the images to build, if not all.
 #
 #   hack/with-cluster.sh NAME COMMAND...
 set -euo pipefail
@@ -56,7 +57,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # Compiling our image and booting the nodes take about as long: side by side.
-hack/images.sh build >"$artifacts/images.txt" 2>"$artifacts/images.log" &
+# shellcheck disable=SC2086
+hack/images.sh build ${IMAGES:-} >"$artifacts/images.txt" 2>"$artifacts/images.log" &
 building=$!
 "$cluster" --name "$name" up
 if ! wait "$building"; then

@@ -1,8 +1,9 @@
 // Copyright The Godwit Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command testcount adds up the results in files of “go test -json” and prints
-// them as one line. Its exit status is 1 when a test failed, or when there were
+// Command testcount adds up the results in files of “go test -json”, and in
+// arrays of objects that say whether they have passed, and prints them as one
+// line. Its exit status is 1 when a test failed, or when there were
 // none at all.
 package main
 
@@ -51,8 +52,29 @@ func (c *counts) addFile(name string) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := c.add(f); err != nil {
+	in := bufio.NewReader(f)
+	add := c.add
+	if first, err := in.Peek(1); err == nil && first[0] == '[' {
+		add = c.addArray
+	}
+	if err := add(in); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// addArray counts an array of results.
+func (c *counts) addArray(r io.Reader) error {
+	var all []struct{ Passed bool }
+	if err := json.NewDecoder(r).Decode(&all); err != nil {
+		return err
+	}
+	for _, one := range all {
+		if one.Passed {
+			c.passed++
+		} else {
+			c.failed++
+		}
 	}
 	return nil
 }

@@ -43,3 +43,10 @@ func TestCounts(t *testing.T) {
 		})
 	}
 }
+
+func TestCountsArrays(t *testing.T) {
+	var c counts
+	if err := c.addArray(strings.NewReader(`[{"fault": "x", "passed": true}, {"passed": false}]`)); err != nil || c != (counts{passed: 1, failed: 1}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -53,16 +54,21 @@ func TestLog(t *testing.T) {
 			t.Errorf("%q was answered %q", line, got)
 		}
 	}
+	// The waiting may have begun after these.
+	for n := 5; len(seen) == 0; n++ {
+		write(t, l.Address(), fmt.Sprintf("i %d 1 b\n", n))
+	}
 	if err := <-seen; err != nil {
 		t.Error(err)
 	}
+	before := l.Verdict().Records
 	for _, line := range []string{"what\n", "i 5 1 b"} {
 		if got := write(t, l.Address(), line); got != "" {
 			t.Errorf("%q was answered %q", line, got)
 		}
 	}
 	v := l.Verdict()
-	if v.Lost != 1 || v.Records != 3 || len(v.Problems) != 2 {
+	if v.Lost != 1 || v.Records != before || len(v.Problems) != 2 {
 		t.Errorf("%+v", v)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -73,7 +79,7 @@ func TestLog(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(kept.String(), "\n"); n != 3 {
+	if n := strings.Count(kept.String(), "\n"); n != before {
 		t.Errorf("kept %d lines: %s", n, kept.String())
 	}
 }

@@ -1,0 +1,18 @@
+#!/bin/bash
+# Copyright The Godwit Authors.
+# SPDX-License-Identifier: Apache-2.0
+#
+# Injects faults into migrations in a cluster: the whole table, which is then
+# rendered in docs/reliability.md, the short one with CHAOS=quick, or the runs
+# that RUN matches. artifacts/chaos.json has the results.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+go build -o bin/chaos ./test/chaos
+status=0
+IMAGES="failpoints sequence" hack/with-cluster.sh "${CLUSTER:-godwit-chaos}" bin/chaos || status=$?
+if [ -z "${RUN:-}${CHAOS:-}" ] && [ -s artifacts/chaos.json ]; then
+	bin/chaos render artifacts/chaos.json >docs/reliability.md.new
+	mv docs/reliability.md.new docs/reliability.md
+fi
+exit $status

@@ -1,0 +1,89 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// plan is one run: one migration with one fault at one step.
+type plan struct {
+	fault string
+	step  step
+	// seed makes it the same run each time.
+	seed uint64
+	// hold is how long the migration is held after the fault, lasting how long
+	// a fault with an end lasts, rounds the migration's limit of rounds.
+	hold, lasting time.Duration
+	rounds        int32
+	// onlyCopy: the node that is lost has the only copy that runs.
+	onlyCopy bool
+}
+
+// name is what RUN is matched with.
+func (p plan) name() string {
+	return p.fault + "/" + strings.ReplaceAll(strings.ReplaceAll(p.step.name, ",", ""), " ", "-")
+}
+
+// plans makes the runs of the table in an order that the seed chooses, the run
+// without a fault first: if that fails the others tell nothing.
+func plans(rows []row, quick bool, filter *regexp.Regexp, seed uint64) []plan {
+	var all []plan
+	for _, r := range rows {
+		steps := r.steps
+		if quick {
+			steps = r.quick
+		}
+		for _, s := range steps {
+			p := newPlan(r.fault, s, seed)
+			p.onlyCopy = has(r.only, s)
+			if filter == nil || filter.MatchString(p.name()) {
+				all = append(all, p)
+			}
+		}
+	}
+	random := rand.New(rand.NewPCG(seed, 1))
+	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for i := range all {
+		if all[i].fault == noFault {
+			all[0], all[i] = all[i], all[0]
+		}
+	}
+	return all
+}
+
+// newPlan derives all that is chosen at random from the seed and the name, so
+// that a run is the same whether or not others come before it.
+func newPlan(fault string, s step, seed uint64) plan {
+	p := plan{fault: fault, step: s}
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(p.name()))
+	p.seed = seed ^ h.Sum64()
+	random := rand.New(rand.NewPCG(p.seed, 2))
+	p.hold = time.Duration(random.IntN(800)) * time.Millisecond
+	p.lasting = 4*time.Second + time.Duration(random.IntN(8000))*time.Millisecond
+	p.rounds = 2 + random.Int32N(3)
+	return p
+}
+
+func has(steps []step, s step) bool {
+	for _, other := range steps {
+		if other.name == s.name {
+			return true
+		}
+	}
+	return false
+}
+
+// load is what the workload does, chosen by the seed.
+type load struct{ sizeMiB, pages, intervalMS int }
+
+func newLoad(seed uint64) load {
+	random := rand.New(rand.NewPCG(seed, 3))
+	return load{sizeMiB: 16 + random.IntN(33), pages: 4 + random.IntN(61), intervalMS: 30 + random.IntN(41)}
+}

@@ -1,0 +1,104 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+const reliabilityHead = `# Reliability
+
+What happens to a pod when something breaks in the middle of its migration. The
+page is made from the results of ` + "`make chaos`" + ` (` + "`bin/chaos render artifacts/chaos.json`" + `);
+[protocol.md](protocol.md) says why it comes out like this.
+
+A process keeps a sequence of numbers in memory and writes each of them once to
+a log outside the cluster, with the UID of the pod it is in. It is migrated again
+and again between two nodes, and each time one thing is broken at one step. The
+step is a named point at which the program is held, so the fault hits exactly
+there. A run passes when, in the log and by looks at both nodes,
+
+- at no time two copies ran,
+- no number was lost or repeated, and the program was never started afresh,
+- the migration ended, and exactly one pod has the process,
+- no image, frozen or throttled cgroup, network drop, work directory, mount,
+  parked create, CRIU or copy of the process was left on either node.
+
+When a node loses power that has the only copy that runs, nothing can save what
+was in its memory. Those runs are named, and pass when the pod starts afresh
+once and all else is as above.
+
+Silent is the longest time without a number in the log, faults that stop
+everything included. Recovered is the time from the end of the fault until the
+migration was over and the log heard from the pod. Nodes are emulated in
+software: times are several times longer than on hardware.
+
+`
+
+// render writes the page.
+func render(w io.Writer, results []result) error {
+	var b strings.Builder
+	b.WriteString(reliabilityHead)
+	var passed, lost int
+	for _, r := range results {
+		if r.Passed {
+			passed++
+		}
+		if r.Excepted != "" {
+			lost++
+		}
+	}
+	fmt.Fprintf(&b, "%d runs, %d passed, %d failed. In %d of them the process was lost with its node.\n\n", len(results), passed, len(results)-passed, lost)
+	order := map[string]int{}
+	for i, row := range table {
+		order[row.fault] = i * 1000
+		for j, s := range row.steps {
+			order[row.fault+"/"+s.name] = i*1000 + j
+		}
+	}
+	sorted := slices.Clone(results)
+	slices.SortStableFunc(sorted, func(a, b result) int {
+		return cmp.Compare(order[a.Fault+"/"+a.Step], order[b.Fault+"/"+b.Step])
+	})
+	b.WriteString("| Fault | Step | Outcome | Copies | Lost | Repeated | Silent | Recovered | Left over | |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	fault := ""
+	for _, r := range sorted {
+		name := ""
+		if r.Fault != fault {
+			fault, name = r.Fault, r.Fault
+		}
+		verdict := "passed"
+		if !r.Passed {
+			verdict = "**failed**"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %.1f s | %.1f s | %d | %s |\n", name, r.Step, r.Outcome,
+			r.CopiesRunning, r.NumbersLost, r.NumbersRepeated, float64(r.FrozenMS)/1000, float64(r.RecoverMS)/1000, len(r.Leftovers), verdict)
+	}
+	b.WriteString("\n## Faults\n\n| Fault | What is done |\n|---|---|\n")
+	for _, row := range table {
+		fmt.Fprintf(&b, "| %s | %s |\n", row.fault, faults[row.fault].says)
+	}
+	b.WriteString("\n## What failed\n\n")
+	none := true
+	for _, r := range sorted {
+		if r.Passed {
+			continue
+		}
+		none = false
+		fmt.Fprintf(&b, "`%s` (seed %d):\n\n", r.Run, r.Seed)
+		for _, p := range r.Problems {
+			fmt.Fprintf(&b, "- %s\n", strings.ReplaceAll(strings.TrimSpace(p), "\n", "; "))
+		}
+		b.WriteString("\n")
+	}
+	if none {
+		b.WriteString("Nothing.\n")
+	}
+	_, err := io.WriteString(w, strings.TrimRight(b.String(), "\n")+"\n")
+	return err
+}

@@ -1,0 +1,147 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+// side says on which node something is.
+type side int
+
+const (
+	source side = iota
+	target
+)
+
+// step is a moment of a migration at which a fault is injected.
+type step struct {
+	// name as the table shows it.
+	name string
+	// point is the mark (see internal/failpoint) that holds the migration
+	// there; nth is how often it is passed before, for marks in a loop.
+	point string
+	nth   int
+	// process, if set, makes the moment that at which this program is seen to
+	// run on the side where, once the point has been released.
+	process program
+	where   side
+	// lead brings about what the step needs before.
+	lead *lead
+}
+
+// lead is a fault that comes first, at a point of its own.
+type lead struct {
+	point string
+	// process and where are as in step.
+	process program
+	where   side
+	fault   string
+}
+
+// program tells processes apart.
+type program string
+
+const (
+	criu        program = "criu"
+	runcRestore program = "runc restore"
+)
+
+// A rollback needs somebody who wants it, and taking a commit back a restore
+// that fails.
+var (
+	cancelled     = &lead{point: "source-frozen", fault: "cancel"}
+	restoreFailed = &lead{point: "wrapper-restore", process: runcRestore, where: target, fault: "kill-runc-restore"}
+)
+
+// The steps, in the order in which a migration comes to them.
+var (
+	targetCreating = step{name: "target pod about to be created", point: "manager-target-creating"}
+	targetCreated  = step{name: "target pod created, not recorded", point: "manager-target-created"}
+	firstRound     = step{name: "before the first round", point: "source-round"}
+	roundRunning   = step{name: "criu dumps a round", point: "source-round", process: criu, where: source}
+	roundDone      = step{name: "first round done, not reported", point: "source-round-done"}
+	secondRound    = step{name: "before the second round", point: "source-round", nth: 1}
+	roundVerified  = step{name: "round verified, not reported", point: "target-verified-round"}
+	gateOpened     = step{name: "gate opened, not reported", point: "target-gate-opened"}
+	wrapperParked  = step{name: "create parked, wrapper waits", point: "wrapper-parked"}
+	parked         = step{name: "create parked, not reported", point: "target-parked"}
+	arming         = step{name: "about to arm", point: "manager-entering-SwitchingOver"}
+	armed          = step{name: "armed, nothing done", point: "source-armed"}
+	armedManager   = step{name: "armed", point: "manager-entered-SwitchingOver"}
+	isolated       = step{name: "network cut", point: "source-isolated"}
+	frozen         = step{name: "frozen", point: "source-frozen"}
+	dumping        = step{name: "criu writes the final dump", point: "source-frozen", process: criu, where: source}
+	dumped         = step{name: "dumped, not sealed", point: "source-dumped"}
+	sealed         = step{name: "sealed, not published", point: "source-sealed"}
+	published      = step{name: "digest published", point: "source-published"}
+	verified       = step{name: "verified, not committed", point: "target-verified"}
+	committed      = step{name: "committed, restore not told", point: "target-committed"}
+	told           = step{name: "restore told", point: "target-told"}
+	restoring      = step{name: "wrapper about to restore", point: "wrapper-restore"}
+	runcRunning    = step{name: "runc restores", point: "wrapper-restore", process: runcRestore, where: target}
+	criuRestoring  = step{name: "criu restores", point: "wrapper-restore", process: criu, where: target}
+	runcDone       = step{name: "restored and running, not marked", point: "wrapper-restored"}
+	marked         = step{name: "restored and marked, agent not told", point: "wrapper-marked"}
+	restored       = step{name: "restored, not reported", point: "target-restored"}
+	completing     = step{name: "about to complete", point: "manager-entering-Completing"}
+	deletingSource = step{name: "source about to be deleted", point: "manager-deleting-Completing"}
+	deletedSource  = step{name: "source deleted, not recorded", point: "manager-deleted-Completing"}
+	killed         = step{name: "source killed, not reported", point: "source-killed"}
+	cleaned        = step{name: "images removed, not reported", point: "source-cleaned"}
+	succeeding     = step{name: "about to succeed", point: "manager-entering-Succeeded"}
+
+	aborted       = step{name: "rollback decided", point: "manager-entered-RollingBack", lead: cancelled}
+	thawed        = step{name: "source thawed, not reported", point: "source-thawed", lead: cancelled}
+	deletedTarget = step{name: "target deleted in a rollback", point: "manager-deleted-RollingBack", lead: cancelled}
+	discarded     = step{name: "failed restore discarded", point: "target-discarded", lead: restoreFailed}
+	takenBack     = step{name: "commit taken back", point: "target-taken-back", lead: restoreFailed}
+)
+
+// row is one fault with the steps it is injected at.
+type row struct {
+	fault string
+	steps []step
+	// quick are those of steps that the short table has as well.
+	quick []step
+	// only are those of steps at which the node that is lost has the only copy
+	// that runs: then nothing can save it, and it starts afresh.
+	only []step
+}
+
+// noFault is the migration to which nothing happens.
+const noFault = "none"
+
+// table is the whole of it.
+var table = []row{
+	{fault: noFault, steps: []step{{name: "-"}}, quick: []step{{name: "-"}}},
+
+	{fault: "kill-manager",
+		steps: []step{targetCreating, targetCreated, arming, armedManager, frozen, committed, completing, deletedSource, aborted, deletedTarget},
+		quick: []step{armedManager}},
+	{fault: "kill-source-agent",
+		steps: []step{firstRound, roundRunning, roundDone, armed, isolated, frozen, dumping, dumped, sealed, published, committed, killed, cleaned, thawed},
+		quick: []step{dumping}},
+	{fault: "kill-target-agent",
+		steps: []step{roundVerified, gateOpened, parked, verified, committed, told, restoring, runcDone, restored, discarded, takenBack},
+		quick: []step{committed}},
+	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, runcDone, marked}, quick: []step{runcRunning}},
+	{fault: "kill-runc-restore", steps: []step{runcRunning}, quick: []step{runcRunning}},
+	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring}, quick: []step{dumping}},
+
+	{fault: "restart-containerd-source", steps: []step{firstRound, frozen, dumping, published, committed, completing}},
+	{fault: "restart-containerd-target", steps: []step{gateOpened, parked, verified, restoring, restored}},
+	{fault: "restart-kubelet-source", steps: []step{secondRound, frozen, published, committed, completing}, quick: []step{frozen}},
+	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
+
+	{fault: "power-off-source", steps: []step{secondRound, frozen, committed, restored, killed}, only: []step{secondRound, frozen}},
+	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, told, restored}, only: []step{restored}},
+
+	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}, quick: []step{dumped}},
+	{fault: "volume-full", steps: []step{firstRound, secondRound, frozen}, quick: []step{frozen}},
+	{fault: "pause-api", steps: []step{secondRound, armed, frozen, sealed, verified, committed, restored, completing}},
+	{fault: "restart-api", steps: []step{firstRound, arming, frozen, sealed, verified, committed, told, deletingSource}, quick: []step{verified}},
+	{fault: "cut-source", steps: []step{secondRound, frozen, sealed, published, committed, killed}},
+	{fault: "cut-target", steps: []step{gateOpened, parked, verified, committed, told, restored}, quick: []step{committed}},
+
+	{fault: "delete", steps: []step{targetCreating, firstRound, parked, frozen, published, committed, completing, succeeding}, quick: []step{published}},
+	{fault: "cancel", steps: []step{targetCreated, secondRound, parked, frozen, published, verified, committed}},
+	{fault: "lose-leadership", steps: []step{targetCreated, arming, frozen, committed, completing, aborted}},
+}
