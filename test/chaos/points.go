@@ -25,11 +25,8 @@ var errNotReached = errors.New("the point was not reached")
 
 // armPoint makes the next program that comes to a point hold there, whichever
 // node it is on.
-func (c *campaign) armPoint(ctx context.Context, name string, nth int) error {
+func (c *campaign) armPoint(ctx context.Context, name string) error {
 	terms := fmt.Sprintf("return(%q)", failpoint.Hold)
-	if nth > 0 {
-		terms = fmt.Sprintf("%d*off->%s", nth, terms)
-	}
 	// The manager is not root. Renaming makes the file appear whole.
 	return c.onNodes(ctx, fmt.Sprintf(`mkdir -p %[1]s && chmod 777 %[1]s && cd %[1]s && rm -f %[2]s.held %[2]s.pid &&
 		echo '%[3]s' > %[2]s.new && mv %[2]s.new %[2]s`, failpoint.Dir, name, terms))

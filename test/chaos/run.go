@@ -133,12 +133,12 @@ func (r *run) breakIt(ctx context.Context) (over time.Time, err error) {
 	})
 	lead, last := r.step.lead, r.step.point
 	if last != "" {
-		if err := r.armPoint(ctx, last, r.step.nth); err != nil {
+		if err := r.armPoint(ctx, last); err != nil {
 			return over, err
 		}
 	}
 	if lead != nil {
-		if err := r.armPoint(ctx, lead.point, 0); err != nil {
+		if err := r.armPoint(ctx, lead.point); err != nil {
 			return over, err
 		}
 	}

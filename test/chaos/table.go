@@ -16,9 +16,8 @@ type step struct {
 	// name as the table shows it.
 	name string
 	// point is the mark (see internal/failpoint) that holds the migration
-	// there; nth is how often it is passed before, for marks in a loop.
+	// there.
 	point string
-	nth   int
 	// process, if set, makes the moment that at which this program is seen to
 	// run on the side where, once the point has been released.
 	process program
@@ -58,7 +57,6 @@ var (
 	firstRound     = step{name: "before the first round", point: "source-round"}
 	roundRunning   = step{name: "criu dumps a round", point: "source-round", process: criu, where: source}
 	roundDone      = step{name: "first round done, not reported", point: "source-round-done"}
-	secondRound    = step{name: "before the second round", point: "source-round", nth: 1}
 	roundVerified  = step{name: "round verified, not reported", point: "target-verified-round"}
 	gateOpened     = step{name: "gate opened, not reported", point: "target-gate-opened"}
 	wrapperParked  = step{name: "create parked, wrapper waits", point: "wrapper-parked"}
@@ -128,20 +126,20 @@ var table = []row{
 
 	{fault: "restart-containerd-source", steps: []step{firstRound, frozen, dumping, published, committed, completing}},
 	{fault: "restart-containerd-target", steps: []step{gateOpened, parked, verified, restoring, restored}},
-	{fault: "restart-kubelet-source", steps: []step{secondRound, frozen, published, committed, completing}, quick: []step{frozen}},
+	{fault: "restart-kubelet-source", steps: []step{roundDone, frozen, published, committed, completing}, quick: []step{frozen}},
 	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
 
-	{fault: "power-off-source", steps: []step{secondRound, frozen, committed, restored, killed}, only: []step{secondRound, frozen}},
+	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}},
 	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, told, restored}, only: []step{restored}},
 
 	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}, quick: []step{dumped}},
-	{fault: "volume-full", steps: []step{firstRound, secondRound, frozen}, quick: []step{frozen}},
-	{fault: "pause-api", steps: []step{secondRound, armed, frozen, sealed, verified, committed, restored, completing}},
+	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},
+	{fault: "pause-api", steps: []step{roundDone, armed, frozen, sealed, verified, committed, restored, completing}},
 	{fault: "restart-api", steps: []step{firstRound, arming, frozen, sealed, verified, committed, told, deletingSource}, quick: []step{verified}},
-	{fault: "cut-source", steps: []step{secondRound, frozen, sealed, published, committed, killed}},
+	{fault: "cut-source", steps: []step{roundDone, frozen, sealed, published, committed, killed}},
 	{fault: "cut-target", steps: []step{gateOpened, parked, verified, committed, told, restored}, quick: []step{committed}},
 
 	{fault: "delete", steps: []step{targetCreating, firstRound, parked, frozen, published, committed, completing, succeeding}, quick: []step{published}},
-	{fault: "cancel", steps: []step{targetCreated, secondRound, parked, frozen, published, verified, committed}},
+	{fault: "cancel", steps: []step{targetCreated, roundDone, parked, frozen, published, verified, committed}},
 	{fault: "lose-leadership", steps: []step{targetCreated, arming, frozen, committed, completing, aborted}},
 }

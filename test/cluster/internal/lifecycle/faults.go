@@ -131,8 +131,8 @@ func (c *Cluster) CutAPI(ctx context.Context, name string) error {
 	rules := fmt.Sprintf(`table inet %[1]s
 delete table inet %[1]s
 table inet %[1]s {
-	chain in { type filter hook input priority -400; ip saddr { %[2]s, %[3]s } tcp dport %[4]d drop; }
-	chain out { type filter hook output priority -400; ip daddr { %[2]s, %[3]s } tcp sport %[4]d drop; }
+	chain to_api { type filter hook input priority -400; ip saddr { %[2]s, %[3]s } tcp dport %[4]d drop; }
+	chain from_api { type filter hook output priority -400; ip daddr { %[2]s, %[3]s } tcp sport %[4]d drop; }
 }
 `, cutTable, n.IP, n.PodCIDR, topology.APIPort)
 	return host.Command{Args: c.Namespace().Args("nft", "-f", "-"), Stdin: strings.NewReader(rules)}.Run(ctx)
