@@ -85,5 +85,5 @@ type load struct{ sizeMiB, pages, intervalMS int }
 
 func newLoad(seed uint64) load {
 	random := rand.New(rand.NewPCG(seed, 3))
-	return load{sizeMiB: 16 + random.IntN(33), pages: 4 + random.IntN(61), intervalMS: 30 + random.IntN(41)}
+	return load{sizeMiB: 4 + random.IntN(13), pages: 1 + random.IntN(8), intervalMS: 100 + random.IntN(101)}
 }

@@ -38,7 +38,7 @@ while :; do
 		done
 	done
 	echo "$now$out" || exit
-	read -r -t 0.25 -u 9
+	read -r -t 0.5 -u 9
 done`
 
 // look is one look at a node: which copies run.
