@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/test/harness"
 )
@@ -52,12 +54,20 @@ func (r *run) leftovers(ctx context.Context) ([]string, error) {
 
 func (r *run) lookForLeftovers(ctx context.Context) ([]string, error) {
 	var left, processes []string
-	for _, n := range r.Nodes.Nodes() {
-		out, err := n.Output(ctx, leftoverScript)
-		if err != nil {
-			return nil, fmt.Errorf("look for leftovers: %w", err)
-		}
-		for line := range strings.Lines(out) {
+	nodes := r.Nodes.Nodes()
+	outs := make([]string, len(nodes))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, n := range nodes {
+		g.Go(func() (err error) {
+			outs[i], err = n.Output(gctx, leftoverScript)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, fmt.Errorf("look for leftovers: %w", err)
+	}
+	for i, n := range nodes {
+		for line := range strings.Lines(outs[i]) {
 			line = strings.TrimSpace(line)
 			switch {
 			case line == "":
