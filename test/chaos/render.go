@@ -53,7 +53,8 @@ func render(w io.Writer, results []result) error {
 			lost++
 		}
 	}
-	fmt.Fprintf(&b, "%d runs, %d passed, %d failed. In %d of them the process was lost with its node.\n\n", len(results), passed, len(results)-passed, lost)
+	fmt.Fprintf(&b, "%d runs of the table's %d: %d passed, %d failed. In %d of them the process was lost with its node.\n\n",
+		len(results), len(plans(table, false, nil, 1)), passed, len(results)-passed, lost)
 	order := map[string]int{}
 	for i, row := range table {
 		order[row.fault] = i * 1000
