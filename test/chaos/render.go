@@ -31,7 +31,7 @@ there. A run passes when, in the log and by looks at both nodes,
 
 When a node loses power that has the only copy that runs, nothing can save what
 was in its memory. Those runs are named, and pass when the pod starts afresh
-once and all else is as above.
+once, or goes on from what was frozen before, and all else is as above.
 
 Silent is the longest time without a number in the log, faults that stop
 everything included. Recovered is the time from the end of the fault until the

@@ -35,6 +35,8 @@ type result struct {
 	NumbersLost   int `json:"numbersLost"`
 	// NumbersRepeated came again though they were acknowledged.
 	NumbersRepeated int `json:"numbersRepeated"`
+	// Returned is the number of writes from a pod that another had taken over from.
+	Returned int `json:"returned"`
 	// Restarts of the program from its image.
 	Restarts int `json:"restarts"`
 	// FrozenMS is the longest time without a number in the log.
@@ -77,7 +79,10 @@ func judge(r *result, p plan, o observed) {
 	if r.Leftovers == nil {
 		r.Leftovers = []string{}
 	}
-	accepted := p.onlyCopy && r.Restarts > 0
+	r.Returned = o.log.Returned
+	// When the only copy that ran is lost with its node, the pod starts afresh,
+	// or goes on from what was frozen before.
+	accepted := p.onlyCopy && (r.Restarts > 0 || r.Returned > 0 || r.NumbersRepeated > 0)
 	switch {
 	case !o.reached:
 		r.Outcome = invalid
@@ -99,9 +104,8 @@ func judge(r *result, p plan, o observed) {
 	if o.onNodes > 1 {
 		problem("%d copies were seen running on the nodes at the same time", o.onNodes)
 	}
-	// The log's own words say what a number is about. A start afresh is the one
-	// thing that an excepted loss explains.
-	if o.log.Copies > 1 || o.log.Lost > 0 || o.log.Repeated > 0 || o.log.Restarts > 0 && !accepted {
+	// The log's own words say what a number is about.
+	if o.log.Copies > 1 || o.log.Lost > 0 || !accepted && o.log.Repeated+o.log.Returned+o.log.Restarts > 0 {
 		r.Problems = append(r.Problems, o.log.Problems...)
 	}
 	if accepted && o.log.Restarts > 1 {

@@ -38,10 +38,13 @@ func TestJudge(t *testing.T) {
 		"the step is not reached": {func(o *observed) { o.reached = false }, false, invalid, false},
 		"something else fails":    {func(o *observed) { o.errs = []error{errors.New("no")} }, false, moved, false},
 
-		"lost with its node":             {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, true, lostNode, true},
-		"lost with its node, and copied": {func(o *observed) { o.log.Restarts, o.log.Copies, o.log.Problems = 1, 2, []string{"two"} }, true, lostNode, false},
-		"lost with its node, twice":      {func(o *observed) { o.log.Restarts = 2 }, true, lostNode, false},
-		"the node had a spare copy":      {func(*observed) {}, true, moved, true},
+		"lost with its node": {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, true, lostNode, true},
+		"it returned":        {func(o *observed) { o.log.Returned, o.log.Problems = 1, []string{"back"} }, false, moved, false},
+
+		"lost with its node, goes on from before": {func(o *observed) { o.log.Returned, o.log.Repeated = 5, 1 }, true, lostNode, true},
+		"lost with its node, and copied":          {func(o *observed) { o.log.Restarts, o.log.Copies, o.log.Problems = 1, 2, []string{"two"} }, true, lostNode, false},
+		"lost with its node, twice":               {func(o *observed) { o.log.Restarts = 2 }, true, lostNode, false},
+		"the node had a spare copy":               {func(*observed) {}, true, moved, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := fine()

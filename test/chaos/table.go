@@ -100,7 +100,7 @@ type row struct {
 	// quick are those of steps that the short table has as well.
 	quick []step
 	// only are those of steps at which the node that is lost has the only copy
-	// that runs: then nothing can save it, and it starts afresh.
+	// that runs, or may have it by then: nothing can save what that has done.
 	only []step
 }
 
@@ -130,7 +130,7 @@ var table = []row{
 	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
 
 	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}},
-	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, told, restored}, only: []step{restored}},
+	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, told, restored}, only: []step{told, restored}},
 
 	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}, quick: []step{dumped}},
 	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},

@@ -12,8 +12,10 @@ import (
 // Verdict is what the log says about a stretch of time.
 type Verdict struct {
 	// Copies is the most writers ever seen at once: the same memory in two
-	// pods, or two memories, of which one wrote after the other had begun.
+	// pods, or two memories, each of which wrote between two writes of the other.
 	Copies int
+	// Returned counts writes from a pod that another one had taken over from.
+	Returned int
 	// Lost numbers were skipped, Repeated ones came again though they had been
 	// acknowledged, or came twice from one and the same attempt.
 	Lost, Repeated int
@@ -49,23 +51,41 @@ type span struct{ first, last int }
 type Judge struct {
 	last  Record
 	count int
-	// current is the writer of the last record; left are all before it.
+	// current is the writer who has taken over last; left are all before it.
 	current writer
 	left    map[writer]bool
 
 	verdict Verdict
-	spans   map[writer]*span
-	from    time.Time
+	// spans of all writers, a new one for each return; open is the latest of each.
+	spans []*span
+	open  map[writer]*span
+	from  time.Time
 }
 
 // NewJudge returns a judge who has seen nothing.
 func NewJudge() *Judge {
-	return &Judge{left: map[writer]bool{}, spans: map[writer]*span{}}
+	return &Judge{left: map[writer]bool{}, open: map[writer]*span{}}
 }
 
-// Begin starts a new stretch at that moment.
+// Begin starts a new stretch at that moment. Whoever wrote last is the one who
+// may go on, whatever the verdict on that was.
 func (j *Judge) Begin(now time.Time) {
-	j.verdict, j.spans, j.from = Verdict{}, map[writer]*span{}, now
+	j.verdict, j.spans, j.open, j.from = Verdict{}, nil, map[writer]*span{}, now
+	if j.count > 0 {
+		j.take(writer{j.last.Incarnation, j.last.Pod})
+	}
+}
+
+// take makes w the writer who may go on.
+func (j *Judge) take(w writer) {
+	if w == j.current {
+		return
+	}
+	if j.count > 1 {
+		j.left[j.current] = true
+	}
+	delete(j.left, w)
+	j.current = w
 }
 
 // Add looks at the next record.
@@ -80,23 +100,22 @@ func (j *Judge) Add(r Record) {
 	if !previous.IsZero() {
 		v.Silence = max(v.Silence, r.At.Sub(previous))
 	}
-	w := writer{r.Incarnation, r.Pod}
-	if s := j.spans[w]; s != nil {
-		s.last = j.count
-	} else {
-		j.spans[w] = &span{j.count, j.count}
-	}
 	j.order(r)
-	if w != j.current {
-		if j.count > 1 {
-			j.left[j.current] = true
-		}
-		if j.left[w] {
-			j.problem("%v: written after pod %.8s had taken over", r, j.current.pod)
-			// It stays the one that has been left: each of its writes is wrong.
-		} else {
-			j.current = w
-		}
+	w := writer{r.Incarnation, r.Pod}
+	back := j.left[w]
+	if back {
+		// It stays the one that has been left: each of its writes is wrong.
+		v.Returned++
+		j.problem("%v: written after pod %.8s had taken over", r, j.current.pod)
+	} else {
+		j.take(w)
+	}
+	// Of one that comes back nobody knows that it ran in between.
+	if s := j.open[w]; s == nil || back && w != (writer{j.last.Incarnation, j.last.Pod}) {
+		j.open[w] = &span{j.count, j.count}
+		j.spans = append(j.spans, j.open[w])
+	} else {
+		s.last = j.count
 	}
 	j.last = r
 }
@@ -149,7 +168,7 @@ func (j *Judge) Verdict(now time.Time) Verdict {
 }
 
 // overlap is the most spans that cover one place.
-func overlap(spans map[writer]*span) int {
+func overlap(spans []*span) int {
 	most := 0
 	for _, at := range spans {
 		n := 0

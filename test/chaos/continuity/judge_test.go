@@ -32,6 +32,7 @@ func TestVerdicts(t *testing.T) {
 	for name, c := range map[string]struct {
 		log                              []string
 		copies, lost, repeated, restarts int
+		returned                         int
 		innocent                         bool
 		says                             string
 	}{
@@ -49,16 +50,16 @@ func TestVerdicts(t *testing.T) {
 			log: []string{"i 1 1 a", "i 2 1 a", "i 2 2 b", "i 3 1 b"}, copies: 1, innocent: true},
 		"the source goes on beside the target": {
 			log:    []string{"i 1 1 a", "i 2 1 a", "i 3 1 b", "i 3 1 a", "i 4 1 b", "i 4 1 a"},
-			copies: 2, repeated: 2, says: "after pod b had taken over"},
+			copies: 2, repeated: 2, returned: 2, says: "after pod b had taken over"},
 		"the source writes once more": {
 			log:    []string{"i 1 1 a", "i 2 1 b", "i 3 1 a"},
-			copies: 2, says: "after pod b had taken over"},
+			copies: 1, returned: 1, says: "after pod b had taken over"},
 		"the source comes back after the target ran": {
 			log:    []string{"i 1 1 a", "i 2 1 b", "i 3 1 b", "i 2 1 a", "i 3 1 a"},
-			copies: 2, repeated: 1, says: "came after"},
+			copies: 1, repeated: 1, returned: 2, says: "came after"},
 		"two copies, in step, none of which repeats the other's last": {
 			log:    []string{"i 1 1 a", "i 2 1 a", "i 3 1 b", "i 4 1 a", "i 5 1 b"},
-			copies: 2, says: "taken over"},
+			copies: 2, returned: 1, says: "taken over"},
 		"the images are restored twice": {
 			log:    []string{"i 1 1 a", "i 2 1 b", "i 3 1 b", "i 2 1 b", "i 3 1 b"},
 			copies: 1, repeated: 1, says: "came after"},
@@ -75,12 +76,12 @@ func TestVerdicts(t *testing.T) {
 			log: []string{"i 1 1 a", "i 2 1 a", "k 1 1 a"}, copies: 1, restarts: 1, says: "another start"},
 		"a fresh copy beside the source": {
 			log:    []string{"i 1 1 a", "k 1 1 b", "i 2 1 a", "k 2 1 b"},
-			copies: 2, restarts: 3, lost: 2, says: "another start"},
+			copies: 2, restarts: 3, lost: 2, returned: 1, says: "another start"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := judge(t, c.log...)
-			if v.Copies != c.copies || v.Lost != c.lost || v.Repeated != c.repeated || v.Restarts != c.restarts {
-				t.Errorf("copies %d, lost %d, repeated %d, restarts %d: %q", v.Copies, v.Lost, v.Repeated, v.Restarts, v.Problems)
+			if v.Copies != c.copies || v.Lost != c.lost || v.Repeated != c.repeated || v.Restarts != c.restarts || v.Returned != c.returned {
+				t.Errorf("%+v", v)
 			}
 			if got := strings.Join(v.Problems, "\n"); c.innocent != (got == "") || !strings.Contains(got, c.says) {
 				t.Errorf("problems %q", got)
@@ -106,7 +107,20 @@ func TestStretches(t *testing.T) {
 	j.Add(Record{At: at(18), Incarnation: "i", Number: 3, Attempt: 1, Pod: "a"})
 	j.Add(Record{At: at(19), Incarnation: "i", Number: 6, Attempt: 1, Pod: "b"})
 	v := j.Verdict(at(19))
-	if v.Lost != 2 || v.Silence != 11*time.Second || len(v.Problems) != 2 {
+	if v.Lost != 2 || v.Returned != 1 || v.Silence != 11*time.Second || len(v.Problems) != 2 {
+		t.Errorf("%+v", v)
+	}
+	// What was wrong once is not wrong for ever: whoever wrote last may go on.
+	j.Begin(at(20))
+	j.Add(Record{At: at(21), Incarnation: "i", Number: 7, Attempt: 1, Pod: "b"})
+	j.Add(Record{At: at(22), Incarnation: "i", Number: 8, Attempt: 1, Pod: "a"})
+	if v := j.Verdict(at(22)); v.Returned != 1 {
+		t.Errorf("%+v", v)
+	}
+	j.Begin(at(23))
+	j.Add(Record{At: at(24), Incarnation: "i", Number: 9, Attempt: 1, Pod: "a"})
+	j.Add(Record{At: at(25), Incarnation: "i", Number: 10, Attempt: 1, Pod: "c"})
+	if v := j.Verdict(at(25)); len(v.Problems) != 0 || v.Copies != 1 {
 		t.Errorf("%+v", v)
 	}
 }
