@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -41,7 +42,9 @@ func script(action string) int {
 	if action != preResume {
 		return 0
 	}
+	failpoint.At("wrapper-resuming")
 	err := wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
+	failpoint.At("wrapper-resumable")
 	if err == nil {
 		return 0
 	}

@@ -26,6 +26,8 @@ type fault struct {
 	// when a program is seen there. It may use $pid, that program's.
 	where side
 	local func(ctx context.Context, r *run) (string, error)
+	// anywhere: the node is the one on which the migration is held.
+	anywhere bool
 	// inject does what is not local.
 	inject func(ctx context.Context, r *run) error
 	// heal ends a fault that lasts.
@@ -44,9 +46,11 @@ var faults = map[string]fault{
 		}
 		return "kill -9 " + r.held.pid, nil
 	}},
-	"kill-runc-restore": {says: "kill -9 of runc restore", where: target, local: func(context.Context, *run) (string, error) { return "kill -9 $pid", nil }},
+	"kill-runc-restore": {says: "kill -9 of runc restore", anywhere: true, local: func(context.Context, *run) (string, error) {
+		return "pgrep -x runc | while read -r p; do if grep -qa restore /proc/$p/cmdline; then kill -9 $p; fi; done", nil
+	}},
 	// It is several processes when it restores.
-	"kill-criu": {says: "kill -9 of criu", local: func(context.Context, *run) (string, error) { return "pkill -9 -x criu", nil }},
+	"kill-criu": {says: "kill -9 of criu", anywhere: true, local: func(context.Context, *run) (string, error) { return "pkill -9 -x criu", nil }},
 
 	"restart-containerd-source": restart("containerd", source),
 	"restart-containerd-target": restart("containerd", target),
@@ -185,7 +189,7 @@ func (r *run) strike(ctx context.Context, name, point string, process program, w
 		return r.strikeNow(ctx, f, line)
 	}
 	on := where
-	if f.local != nil && name != "kill-criu" && f.where != where {
+	if f.local != nil && !f.anywhere && f.where != where {
 		return fmt.Errorf("fault %s cannot happen on the node of %q", name, process)
 	}
 	node, err := r.Nodes.Node(r.on(on))
@@ -207,9 +211,12 @@ func (r *run) strike(ctx context.Context, name, point string, process program, w
 
 func (r *run) strikeNow(ctx context.Context, f fault, line string) error {
 	if line != "" {
-		node, err := r.Nodes.Node(r.on(f.where))
-		if err != nil {
-			return err
+		node := r.held.node
+		if !f.anywhere {
+			var err error
+			if node, err = r.Nodes.Node(r.on(f.where)); err != nil {
+				return err
+			}
 		}
 		if _, err := node.RunShell(ctx, line); err != nil {
 			return err

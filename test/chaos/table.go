@@ -76,8 +76,10 @@ var (
 	restoring      = step{name: "wrapper about to restore", point: "wrapper-restore"}
 	runcRunning    = step{name: "runc restores", point: "wrapper-restore", process: runcRestore, where: target}
 	criuRestoring  = step{name: "criu restores", point: "wrapper-restore", process: criu, where: target}
-	runcDone       = step{name: "restored and running, not marked", point: "wrapper-restored"}
-	marked         = step{name: "restored and marked, agent not told", point: "wrapper-marked"}
+	complete       = step{name: "restored, not marked, about to run", point: "wrapper-resuming"}
+	marked         = step{name: "restored, marked, about to run", point: "wrapper-resumable"}
+	runcDone       = step{name: "running, wrapper not done", point: "wrapper-restored"}
+	wrapperDone    = step{name: "running, agent not told", point: "wrapper-marked"}
 	restored       = step{name: "restored, not reported", point: "target-restored"}
 	completing     = step{name: "about to complete", point: "manager-entering-Completing"}
 	deletingSource = step{name: "source about to be deleted", point: "manager-deleting-Completing"}
@@ -118,19 +120,19 @@ var table = []row{
 		steps: []step{firstRound, roundRunning, roundDone, armed, isolated, frozen, dumping, dumped, sealed, published, committed, killed, cleaned, thawed},
 		quick: []step{dumping}},
 	{fault: "kill-target-agent",
-		steps: []step{roundVerified, gateOpened, parked, verified, committed, told, restoring, runcDone, restored, discarded, takenBack},
+		steps: []step{roundVerified, gateOpened, parked, verified, committed, told, restoring, complete, marked, runcDone, restored, discarded, takenBack},
 		quick: []step{committed}},
-	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, runcDone, marked}, quick: []step{runcRunning}},
-	{fault: "kill-runc-restore", steps: []step{runcRunning}, quick: []step{runcRunning}},
-	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring}, quick: []step{dumping}},
+	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone}, quick: []step{runcRunning}},
+	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete}},
+	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping}},
 
 	{fault: "restart-containerd-source", steps: []step{firstRound, frozen, dumping, published, committed, completing}},
-	{fault: "restart-containerd-target", steps: []step{gateOpened, parked, verified, restoring, restored}},
+	{fault: "restart-containerd-target", steps: []step{gateOpened, parked, verified, restoring, complete, restored}},
 	{fault: "restart-kubelet-source", steps: []step{roundDone, frozen, published, committed, completing}, quick: []step{frozen}},
 	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
 
 	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}},
-	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, told, restored}, only: []step{told, restored}},
+	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored}, only: []step{told, restored}},
 
 	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}, quick: []step{dumped}},
 	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},
