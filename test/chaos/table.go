@@ -114,15 +114,14 @@ var table = []row{
 	{fault: noFault, steps: []step{{name: "-"}}, quick: []step{{name: "-"}}},
 
 	{fault: "kill-manager",
-		steps: []step{targetCreating, targetCreated, arming, armedManager, frozen, committed, completing, deletedSource, aborted, deletedTarget},
-		quick: []step{armedManager}},
+		steps: []step{targetCreating, targetCreated, arming, armedManager, frozen, committed, completing, deletedSource, aborted, deletedTarget}},
 	{fault: "kill-source-agent",
 		steps: []step{firstRound, roundRunning, roundDone, armed, isolated, frozen, dumping, dumped, sealed, published, committed, killed, cleaned, thawed},
 		quick: []step{dumping}},
 	{fault: "kill-target-agent",
 		steps: []step{roundVerified, gateOpened, parked, verified, committed, told, restoring, complete, marked, runcDone, restored, discarded, takenBack},
 		quick: []step{committed}},
-	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone}, quick: []step{runcRunning}},
+	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone}},
 	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete}},
 	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping}},
 
@@ -134,14 +133,14 @@ var table = []row{
 	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}},
 	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored}, only: []step{told, restored}},
 
-	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}, quick: []step{dumped}},
+	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}},
 	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},
 	{fault: "pause-api", steps: []step{roundDone, armed, frozen, sealed, verified, committed, restored, completing}},
 	{fault: "restart-api", steps: []step{firstRound, arming, frozen, sealed, verified, committed, told, deletingSource}, quick: []step{verified}},
 	{fault: "cut-source", steps: []step{roundDone, frozen, sealed, published, committed, killed}},
 	{fault: "cut-target", steps: []step{gateOpened, parked, verified, committed, told, restored}, quick: []step{committed}},
 
-	{fault: "delete", steps: []step{targetCreating, firstRound, parked, frozen, published, committed, completing, succeeding}, quick: []step{published}},
+	{fault: "delete", steps: []step{targetCreating, firstRound, parked, frozen, published, committed, completing, succeeding}},
 	{fault: "cancel", steps: []step{targetCreated, roundDone, parked, frozen, published, verified, committed}},
 	{fault: "lose-leadership", steps: []step{targetCreated, arming, frozen, committed, completing, aborted}},
 }
