@@ -67,9 +67,21 @@ type HoldState struct {
 	Alive bool `json:"-"`
 }
 
+// takeTries bounds how often a hold is made anew because an agent has swept its
+// directory, empty until then, away under it.
+const takeTries = 5
+
 // TakeHold makes and locks the hold of a create. Nothing else may hold a
 // container of this id.
 func TakeHold(runDir string, req *Request) (*Hold, error) {
+	h, err := takeHold(runDir, req)
+	for try := 1; try < takeTries && errors.Is(err, fs.ErrNotExist); try++ {
+		h, err = takeHold(runDir, req)
+	}
+	return h, err
+}
+
+func takeHold(runDir string, req *Request) (*Hold, error) {
 	h := &Hold{
 		path:     filepath.Join(runDir, holdsDir, req.PodUID, req.ContainerName, req.ContainerID),
 		restored: restoredPath(runDir, req.PodUID, req.ContainerName),
