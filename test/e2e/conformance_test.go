@@ -28,6 +28,9 @@ func TestConformance(t *testing.T) {
 	volume := harness.ImagesDir + "/.conformance"
 	const dir = "/var/lib/godwit-conformance"
 	t.Cleanup(func() {
+		if t.Failed() {
+			return // what failed tests keep is collected after this
+		}
 		// Whatever is left tells of a test that does not clean up.
 		ctx, cancel := context.WithTimeout(context.Background(), scenarioTimeout)
 		defer cancel()
