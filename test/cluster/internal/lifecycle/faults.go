@@ -79,7 +79,7 @@ func (c *Cluster) FillVolume(ctx context.Context, leave int64) error {
 		if err != nil {
 			return err
 		}
-		blocks, size, ok := strings.Cut(out, " ")
+		blocks, size, ok := strings.Cut(strings.TrimSpace(out), " ")
 		free, err := strconv.ParseInt(blocks, 10, 64)
 		unit, uerr := strconv.ParseInt(size, 10, 64)
 		if err = errors.Join(err, uerr); err != nil || !ok {
