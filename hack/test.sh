@@ -47,7 +47,6 @@ step "cluster build" finish_preparing
 step model hack/model.sh
 step unit hack/unit.sh
 step e2e env CLUSTER=godwit-e2e hack/e2e.sh
-step chaos env CLUSTER=godwit-chaos CHAOS=quick hack/chaos.sh
 step demo env CLUSTER=godwit-demo COMPARE=1 hack/demo.sh
 
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))
