@@ -76,6 +76,7 @@ func runMain(m *testing.M) int {
 		}
 	}()
 	cfg.QPS, cfg.Burst = 500, 1000
+	cfg.DisableCompression = true // it is all on one machine
 	restConfig = cfg
 	c, err := client.New(cfg, client.Options{Scheme: scheme})
 	if err != nil {
@@ -156,9 +157,22 @@ func newCluster(t *testing.T) *cluster {
 		for _, n := range c.nodes {
 			must(t, cl.Delete(bg, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.name}}))
 		}
+		c.removeMigrations(bg)
 		c.ledger.check()
 	})
 	return c
+}
+
+// removeMigrations leaves no Migration to the sweeps of the clusters to come,
+// which list those of all namespaces.
+func (c *cluster) removeMigrations(ctx context.Context) {
+	var left v1alpha1.MigrationList
+	must(c.t, c.client.List(ctx, &left, client.InNamespace(c.ns)))
+	for i := range left.Items {
+		m := &left.Items[i]
+		must(c.t, c.client.Patch(ctx, m, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
+		must(c.t, client.IgnoreNotFound(c.client.Delete(ctx, m)))
+	}
 }
 
 // node names are unique in the shared API server.
@@ -342,7 +356,7 @@ func (c *cluster) awaitPhase(m *v1alpha1.Migration, phases ...v1alpha1.Migration
 
 // pollInterval is short beside what anything here takes, and long enough to
 // leave the API server to those who are waited for.
-const pollInterval = 10 * time.Millisecond
+const pollInterval = 20 * time.Millisecond
 
 // eventually waits for a condition, and shows the Migrations when it does not come.
 func (c *cluster) eventually(what string, cond func() bool, shown ...*v1alpha1.Migration) {

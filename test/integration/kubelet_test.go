@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -166,13 +167,31 @@ func (n *simNode) whenDeleting(ctx context.Context, pod *corev1.Pod) <-chan stru
 	ch := make(chan struct{})
 	n.wg.Go(func() {
 		defer close(ch)
+		gone := func(p *corev1.Pod) bool { return p.UID != pod.UID || p.DeletionTimestamp != nil }
 		for ctx.Err() == nil {
-			var p corev1.Pod
-			err := n.client.Get(ctx, client.ObjectKeyFromObject(pod), &p)
-			if apierrors.IsNotFound(err) || err == nil && (p.UID != pod.UID || p.DeletionTimestamp != nil) {
+			w, err := n.client.Watch(ctx, &corev1.PodList{}, client.InNamespace(pod.Namespace), client.MatchingFields{"metadata.name": pod.Name})
+			if err != nil {
+				if ctx.Err() == nil {
+					n.t.Errorf("watch pod %s: %v", pod.Name, err)
+				}
 				return
 			}
-			time.Sleep(pollInterval)
+			// The watch tells nothing of a pod that was gone before it began.
+			var now corev1.Pod
+			err = n.client.Get(ctx, client.ObjectKeyFromObject(pod), &now)
+			done := apierrors.IsNotFound(err) || err == nil && gone(&now)
+			for !done {
+				e, ok := <-w.ResultChan()
+				if !ok {
+					break
+				}
+				p, ok := e.Object.(*corev1.Pod)
+				done = ok && (e.Type == watch.Deleted || gone(p))
+			}
+			w.Stop()
+			if done {
+				return
+			}
 		}
 	})
 	return ch

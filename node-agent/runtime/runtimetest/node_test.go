@@ -24,7 +24,8 @@ import (
 )
 
 // nodeVariable gates the tests of the real adapters. They need a node with
-// containerd, runc, CRIU and a kernel that tracks dirty pages, and root:
+// containerd, runc, CRIU and a kernel that tracks dirty pages, and root.
+// “make e2e RUN=TestConformance” runs them on one; by hand it goes like this:
 //
 //	CGO_ENABLED=0 go test -c -o runtimetest.test ./node-agent/runtime/runtimetest
 //	(on the node) GODWIT_NODE_TEST=1 ./runtimetest.test -test.v -test.run TestNode
