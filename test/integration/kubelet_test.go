@@ -158,6 +158,7 @@ func (n *simNode) runPod(ctx context.Context, pod *corev1.Pod) {
 		case <-deleted:
 			return
 		default: // a container that ends is started again: restartPolicy Always
+			n.setStatus(ctx, pod, corev1.PodRunning, "", "")
 		}
 	}
 }
