@@ -26,6 +26,10 @@ const (
 	peerIP = "192.0.2.1"
 )
 
+// The main thread stays with the main goroutine, which runs no test: a test that
+// moved it to another namespace would move what /proc/PID/ns says of this process.
+func init() { goruntime.LockOSThread() }
+
 // in runs fn on a thread in a network namespace.
 func in(t *testing.T, ns netns.NsHandle, fn func() error) {
 	t.Helper()

@@ -71,27 +71,43 @@ func (c *Cluster) parts(s *state) []controlplane.Part {
 // is there anyway and holds no images.
 const filler = "lost+found/filler"
 
-// FillVolume leaves no more than the given number of bytes free on the shared
-// volume, as a fault.
+// fillSlack is what may stay free beyond what FillVolume is told to leave: the
+// file system keeps a little for its own records.
+const fillSlack = 1 << 20
+
+// FillVolume leaves about the given number of bytes free on the shared volume, as
+// a fault.
 func (c *Cluster) FillVolume(ctx context.Context, leave int64) error {
 	return c.onVolume(ctx, func(run func(args ...string) (string, error), mount string) error {
-		out, err := run("stat", "-f", "-c", "%a %S", mount)
-		if err != nil {
+		free, err := freeBytes(run, mount)
+		if err != nil || free <= leave {
 			return err
 		}
-		blocks, size, ok := strings.Cut(strings.TrimSpace(out), " ")
-		free, err := strconv.ParseInt(blocks, 10, 64)
-		unit, uerr := strconv.ParseInt(size, 10, 64)
-		if err = errors.Join(err, uerr); err != nil || !ok {
-			return fmt.Errorf("free space of the volume: %q: %w", out, err)
+		// Others write meanwhile, so the last blocks may be gone already. What counts
+		// is what is free afterwards.
+		_, ferr := run("fallocate", "-l", strconv.FormatInt(free-leave, 10), filepath.Join(mount, filler))
+		if free, err = freeBytes(run, mount); err != nil {
+			return errors.Join(err, ferr)
 		}
-		fill := free*unit - leave
-		if fill <= 0 {
-			return nil
+		if free > leave+fillSlack {
+			return errors.Join(fmt.Errorf("the volume still has %d bytes free", free), ferr)
 		}
-		_, err = run("fallocate", "-l", strconv.FormatInt(fill, 10), filepath.Join(mount, filler))
-		return err
+		return nil
 	})
+}
+
+func freeBytes(run func(args ...string) (string, error), mount string) (int64, error) {
+	out, err := run("stat", "-f", "-c", "%a %S", mount)
+	if err != nil {
+		return 0, err
+	}
+	blocks, size, ok := strings.Cut(strings.TrimSpace(out), " ")
+	free, err := strconv.ParseInt(blocks, 10, 64)
+	unit, uerr := strconv.ParseInt(size, 10, 64)
+	if err = errors.Join(err, uerr); err != nil || !ok {
+		return 0, fmt.Errorf("free space of the volume: %q: %w", out, err)
+	}
+	return free * unit, nil
 }
 
 // FreeVolume takes back what FillVolume has filled.
