@@ -12,7 +12,7 @@ CGO_ENABLED=0 go test -c -ldflags '-s -w' -o bin/node/ ./node-agent/runtime/runt
 export NODE_TESTS=$PWD/bin/node
 mkdir -p artifacts
 # test2json makes of the test binary's output what go test -json prints.
-exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
+IMAGES="godwit memhog" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
 	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
 	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-60m}" -test.run "${RUN:-.}"

@@ -47,7 +47,8 @@ step "cluster build" finish_preparing
 step model hack/model.sh
 step unit hack/unit.sh
 step e2e env CLUSTER=godwit-e2e hack/e2e.sh
-step demo env CLUSTER=godwit-demo COMPARE=1 hack/demo.sh
+step chaos env CLUSTER=godwit-chaos CHAOS=quick hack/chaos.sh
+step demo env CLUSTER=godwit-demo hack/demo.sh
 
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))
 status=0

@@ -21,8 +21,8 @@ type plan struct {
 	// a fault with an end lasts, rounds the migration's limit of rounds.
 	hold, lasting time.Duration
 	rounds        int32
-	// onlyCopy: the node that is lost has the only copy that runs.
-	onlyCopy bool
+	// onlyCopy, if set, says how the fault ends the only copy that runs.
+	onlyCopy string
 }
 
 // name is what RUN is matched with.
@@ -41,7 +41,9 @@ func plans(rows []row, quick bool, filter *regexp.Regexp, seed uint64) []plan {
 		}
 		for _, s := range steps {
 			p := newPlan(r.fault, s, seed)
-			p.onlyCopy = has(r.only, s)
+			if has(r.only, s) {
+				p.onlyCopy = r.how
+			}
 			if filter == nil || filter.MatchString(p.name()) {
 				all = append(all, p)
 			}

@@ -29,9 +29,10 @@ there. A run passes when, in the log and by looks at both nodes,
 - no image, frozen or throttled cgroup, network drop, work directory, mount,
   parked create, CRIU or copy of the process was left on either node.
 
-When a node loses power that has the only copy that runs, nothing can save what
-was in its memory. Those runs are named, and pass when the pod starts afresh
-once, or goes on from what was frozen before, and all else is as above.
+When the fault ends the only copy that runs, nothing can save what was in its
+memory. Those runs are named, and pass when the pod starts afresh once, or goes
+on from what was frozen before, and all else is as above. The latter only a
+person can decide; the test does it where the Migration says so.
 
 Silent is the longest time without a number in the log, faults that stop
 everything included. Recovered is the time from the end of the fault until the
@@ -53,7 +54,7 @@ func render(w io.Writer, results []result) error {
 			lost++
 		}
 	}
-	fmt.Fprintf(&b, "%d runs of the table's %d: %d passed, %d failed. In %d of them the process was lost with its node.\n\n",
+	fmt.Fprintf(&b, "%d runs of the table's %d: %d passed, %d failed. In %d of them the only running copy was lost.\n\n",
 		len(results), len(plans(table, false, nil, 1)), passed, len(results)-passed, lost)
 	order := map[string]int{}
 	for i, row := range table {
@@ -76,6 +77,8 @@ func render(w io.Writer, results []result) error {
 		verdict := "passed"
 		if !r.Passed {
 			verdict = "**failed**"
+		} else if r.Excepted != "" {
+			verdict += "; " + r.Excepted
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %.1f s | %.1f s | %d | %s |\n", name, r.Step, r.Outcome,
 			r.CopiesRunning, r.NumbersLost, r.NumbersRepeated, float64(r.FrozenMS)/1000, float64(r.RecoverMS)/1000, len(r.Leftovers), verdict)

@@ -16,11 +16,11 @@ import (
 
 // The outcomes of a run.
 const (
-	moved    = "moved"
-	stayed   = "stayed"
-	lostNode = "lost with its node"
-	stuck    = "stuck"
-	invalid  = "step not reached"
+	moved   = "moved"
+	stayed  = "stayed"
+	lost    = "lost"
+	stuck   = "stuck"
+	invalid = "step not reached"
 )
 
 // result is one object of artifacts/chaos.json.
@@ -45,6 +45,8 @@ type result struct {
 	// over and the log heard from the pod that was to have the process.
 	RecoverMS int64    `json:"recoverMs"`
 	Leftovers []string `json:"leftovers"`
+	// Resolved: a person had to decide, and let the source go on.
+	Resolved bool `json:"resolved,omitempty"`
 	// Excepted names the loss that nothing can prevent, if it was one.
 	Excepted string `json:"excepted,omitempty"`
 	// From and To are nodes, Phase is how the migration ended.
@@ -65,6 +67,8 @@ type observed struct {
 	// settled: the migration ended and exactly one pod writes to the log;
 	// movedOn: it is the target.
 	settled, movedOn bool
+	// resolved: a person had to decide.
+	resolved bool
 	// reached: the fault was injected where it should have been.
 	reached bool
 	errs    []error
@@ -79,18 +83,18 @@ func judge(r *result, p plan, o observed) {
 	if r.Leftovers == nil {
 		r.Leftovers = []string{}
 	}
-	r.Returned = o.log.Returned
-	// When the only copy that ran is lost with its node, the pod starts afresh,
-	// or goes on from what was frozen before.
-	accepted := p.onlyCopy && (r.Restarts > 0 || r.Returned > 0 || r.NumbersRepeated > 0)
+	r.Returned, r.Resolved = o.log.Returned, o.resolved
+	// When the only copy that ran is lost, the pod starts afresh, or goes on from
+	// what was frozen before.
+	accepted := p.onlyCopy != "" && (r.Restarts > 0 || r.Returned > 0 || r.NumbersRepeated > 0 || r.Resolved)
 	switch {
 	case !o.reached:
 		r.Outcome = invalid
 	case !o.settled:
 		r.Outcome = stuck
 	case accepted:
-		r.Outcome = lostNode
-		r.Excepted = "the node with the only running copy lost power"
+		r.Outcome = lost
+		r.Excepted = "the only running copy was lost: " + p.onlyCopy
 	case o.movedOn:
 		r.Outcome = moved
 	default:
@@ -107,6 +111,9 @@ func judge(r *result, p plan, o observed) {
 	// The log's own words say what a number is about.
 	if o.log.Copies > 1 || o.log.Lost > 0 || !accepted && o.log.Repeated+o.log.Returned+o.log.Restarts > 0 {
 		r.Problems = append(r.Problems, o.log.Problems...)
+	}
+	if r.Resolved && !accepted {
+		problem("a person had to decide")
 	}
 	if accepted && o.log.Restarts > 1 {
 		problem("started afresh %d times", o.log.Restarts)

@@ -20,31 +20,34 @@ func fine() observed {
 }
 
 func TestJudge(t *testing.T) {
+	const how = "its node lost power"
 	for name, c := range map[string]struct {
 		change   func(*observed)
-		onlyCopy bool
+		onlyCopy string
 		outcome  string
 		passed   bool
 	}{
-		"all is well":             {func(*observed) {}, false, moved, true},
-		"it stays":                {func(o *observed) { o.movedOn = false }, false, stayed, true},
-		"two copies in the log":   {func(o *observed) { o.log.Copies, o.log.Problems = 2, []string{"two"} }, false, moved, false},
-		"two copies on the nodes": {func(o *observed) { o.onNodes = 2 }, false, moved, false},
-		"a number is lost":        {func(o *observed) { o.log.Lost, o.log.Problems = 1, []string{"lost"} }, false, moved, false},
-		"a number is repeated":    {func(o *observed) { o.log.Repeated, o.log.Problems = 1, []string{"again"} }, false, moved, false},
-		"it was started afresh":   {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, false, moved, false},
-		"something is left":       {func(o *observed) { o.leftovers = []string{"n1: frozen cgroup x"} }, false, moved, false},
-		"it does not settle":      {func(o *observed) { o.settled = false }, false, stuck, false},
-		"the step is not reached": {func(o *observed) { o.reached = false }, false, invalid, false},
-		"something else fails":    {func(o *observed) { o.errs = []error{errors.New("no")} }, false, moved, false},
+		"all is well":             {func(*observed) {}, "", moved, true},
+		"it stays":                {func(o *observed) { o.movedOn = false }, "", stayed, true},
+		"two copies in the log":   {func(o *observed) { o.log.Copies, o.log.Problems = 2, []string{"two"} }, "", moved, false},
+		"two copies on the nodes": {func(o *observed) { o.onNodes = 2 }, "", moved, false},
+		"a number is lost":        {func(o *observed) { o.log.Lost, o.log.Problems = 1, []string{"lost"} }, "", moved, false},
+		"a number is repeated":    {func(o *observed) { o.log.Repeated, o.log.Problems = 1, []string{"again"} }, "", moved, false},
+		"it was started afresh":   {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, "", moved, false},
+		"something is left":       {func(o *observed) { o.leftovers = []string{"n1: frozen cgroup x"} }, "", moved, false},
+		"it does not settle":      {func(o *observed) { o.settled = false }, "", stuck, false},
+		"the step is not reached": {func(o *observed) { o.reached = false }, "", invalid, false},
+		"something else fails":    {func(o *observed) { o.errs = []error{errors.New("no")} }, "", moved, false},
 
-		"lost with its node": {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, true, lostNode, true},
-		"it returned":        {func(o *observed) { o.log.Returned, o.log.Problems = 1, []string{"back"} }, false, moved, false},
+		"lost with its node": {func(o *observed) { o.log.Restarts, o.log.Problems = 1, []string{"fresh"} }, how, lost, true},
+		"it returned":        {func(o *observed) { o.log.Returned, o.log.Problems = 1, []string{"back"} }, "", moved, false},
 
-		"lost with its node, goes on from before": {func(o *observed) { o.log.Returned, o.log.Repeated = 5, 1 }, true, lostNode, true},
-		"lost with its node, and copied":          {func(o *observed) { o.log.Restarts, o.log.Copies, o.log.Problems = 1, 2, []string{"two"} }, true, lostNode, false},
-		"lost with its node, twice":               {func(o *observed) { o.log.Restarts = 2 }, true, lostNode, false},
-		"the node had a spare copy":               {func(*observed) {}, true, moved, true},
+		"lost, and a person decides":              {func(o *observed) { o.resolved = true }, how, lost, true},
+		"a person decides about nothing lost":     {func(o *observed) { o.resolved = true }, "", moved, false},
+		"lost with its node, goes on from before": {func(o *observed) { o.log.Returned, o.log.Repeated = 5, 1 }, how, lost, true},
+		"lost with its node, and copied":          {func(o *observed) { o.log.Restarts, o.log.Copies, o.log.Problems = 1, 2, []string{"two"} }, how, lost, false},
+		"lost with its node, twice":               {func(o *observed) { o.log.Restarts = 2 }, how, lost, false},
+		"the node had a spare copy":               {func(*observed) {}, how, moved, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := fine()
@@ -54,7 +57,7 @@ func TestJudge(t *testing.T) {
 			if r.Passed != c.passed || r.Outcome != c.outcome || r.Passed != (len(r.Problems) == 0) {
 				t.Errorf("%+v", r)
 			}
-			if (r.Excepted != "") != (c.outcome == lostNode) {
+			if (r.Excepted != "") != (c.outcome == lost) {
 				t.Errorf("excepted %q", r.Excepted)
 			}
 		})

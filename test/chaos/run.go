@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -41,6 +42,8 @@ type run struct {
 	migration *v1alpha1.Migration
 	watcher   *watcher
 	held      held
+	// resolved: a person had to decide.
+	resolved bool
 }
 
 // play does one run and judges it.
@@ -70,7 +73,7 @@ func (c *campaign) play(ctx context.Context, p plan) result {
 	}
 	pod, err := r.settle(ctx)
 	o.errs = append(o.errs, err)
-	o.settled = err == nil
+	o.settled, o.resolved = err == nil, r.resolved
 	res.RecoverMS = time.Since(ended).Milliseconds()
 	res.Phase = string(r.migration.Status.Phase)
 	if o.settled {
@@ -215,11 +218,20 @@ func (r *run) whenSeen(ctx context.Context, node *clusterclient.Node, p program,
 }
 
 // settle returns the pod that has the process once the migration is over and
-// the log hears from it.
+// the log hears from it. Where the migration says that a person must choose, it
+// lets the source go on.
 func (r *run) settle(ctx context.Context) (*corev1.Pod, error) {
+	over := func(exists bool) bool { return !exists || migration.Finished(r.migration.Status.Phase) }
 	err := r.AwaitFor(ctx, endLimit, r.migration, "the migration to end", func(exists bool) (bool, error) {
-		return !exists || migration.Finished(r.migration.Status.Phase), nil
+		return over(exists) || needsPerson(r.migration), nil
 	})
+	if err == nil && needsPerson(r.migration) {
+		r.resolved = true
+		r.say("  %s: a person lets the source go on", r.name())
+		if err = r.Resolve(ctx, r.migration, v1alpha1.ResolveSource); err == nil {
+			err = r.AwaitFor(ctx, endLimit, r.migration, "the resolved migration to end", func(exists bool) (bool, error) { return over(exists), nil })
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, harness.Summary(r.migration))
 	}
@@ -236,6 +248,14 @@ func (r *run) settle(ctx context.Context) (*corev1.Pod, error) {
 		return nil, fmt.Errorf("the migration is %s, and the process is in pod %s", phase, pod.Name)
 	}
 	return pod, nil
+}
+
+// needsPerson: the target may have run, nothing is left of it, and nothing but a
+// person can say that the source goes on from before that.
+func needsPerson(m *v1alpha1.Migration) bool {
+	t := m.Status.Target
+	return !migration.Finished(m.Status.Phase) && t != nil && t.TreeGoneAt != nil &&
+		meta.IsStatusConditionTrue(m.Status.Conditions, v1alpha1.ConditionTargetLost)
 }
 
 // hear returns when the log has received a number from the pod.

@@ -101,9 +101,11 @@ type row struct {
 	steps []step
 	// quick are those of steps that the short table has as well.
 	quick []step
-	// only are those of steps at which the node that is lost has the only copy
-	// that runs, or may have it by then: nothing can save what that has done.
+	// only are those of steps at which the fault ends the only copy that runs, or
+	// that may run by then, how says in which way: nothing can save what that copy
+	// has done.
 	only []step
+	how  string
 }
 
 // noFault is the migration to which nothing happens.
@@ -121,7 +123,8 @@ var table = []row{
 	{fault: "kill-target-agent",
 		steps: []step{roundVerified, gateOpened, parked, verified, committed, told, restoring, complete, marked, runcDone, restored, discarded, takenBack},
 		quick: []step{committed}},
-	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone}},
+	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone},
+		only: []step{runcDone, wrapperDone}, how: "containerd ends a container whose runtime is killed"},
 	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete}},
 	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping}},
 
@@ -130,8 +133,8 @@ var table = []row{
 	{fault: "restart-kubelet-source", steps: []step{roundDone, frozen, published, committed, completing}, quick: []step{frozen}},
 	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
 
-	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}},
-	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored}, only: []step{told, restored}},
+	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}, how: "its node lost power"},
+	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored}, only: []step{told, restored}, how: "its node lost power"},
 
 	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}},
 	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},

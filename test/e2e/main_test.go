@@ -19,6 +19,9 @@ import (
 // cluster is what all tests run on. Godwit is installed there once.
 var cluster *harness.Harness
 
+// used are the namespaces of the tests that have ended.
+var used []string
+
 func TestMain(m *testing.M) {
 	if os.Getenv("CLUSTER") == "" || os.Getenv("KUBECONFIG") == "" {
 		fmt.Println("e2e: skipped, this is not a cluster (CLUSTER and KUBECONFIG are not set): use make e2e")
@@ -46,5 +49,19 @@ func run(m *testing.M) int {
 		}
 		return 1
 	}
-	return m.Run()
+	code := m.Run()
+	return max(code, removed())
+}
+
+// removed says, as an exit code, whether the namespaces of all tests go away.
+func removed() (code int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	for _, name := range used {
+		if err := cluster.RemoveNamespace(ctx, name); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e: clean up:", err)
+			code = 1
+		}
+	}
+	return code
 }

@@ -19,13 +19,14 @@ import (
 // reason. A dry run says so too, and says when a pod can be moved.
 func TestRefusals(t *testing.T) {
 	s := begin(t)
-	movable := s.memhog("movable")
-	mptcp := s.memhog("mptcp", "MPTCP=1").pod
-	ring := s.memhog("ring", "IO_URING=1").pod
+	movable := s.MemhogPod(s.namespace, "movable", "SIZE_MIB=4")
+	mptcp := s.MemhogPod(s.namespace, "mptcp", "SIZE_MIB=4", "MPTCP=1")
+	ring := s.MemhogPod(s.namespace, "ring", "SIZE_MIB=4", "IO_URING=1")
 	host := s.MemhogPod(s.namespace, "host", "SIZE_MIB=4")
 	host.Spec.Volumes = []corev1.Volume{{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/var/log"}}}}
 	host.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "host", MountPath: "/host"}}
-	host = s.start(host)
+	s.start(movable, mptcp, ring, host)
+	p := s.follow(movable)
 
 	for _, c := range []struct {
 		pod    *corev1.Pod
@@ -52,13 +53,13 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 	s.step("DryRun", func() {
-		m := s.migration("dry", movable.pod.Name, func(spec *v1alpha1.MigrationSpec) { spec.DryRun = true })
+		m := s.migration("dry", movable.Name, func(spec *v1alpha1.MigrationSpec) { spec.DryRun = true })
 		s.finish(m, v1alpha1.PhaseSucceeded)
 		if !harness.InPhase(v1alpha1.PhasePreparing)(m) || harness.InPhase(v1alpha1.PhasePreCopying)(m) {
 			s.Errorf("a dry run went through\n%s", harness.Summary(m))
 		}
-		s.stayed(m, movable.pod)
-		movable.unharmed()
+		s.stayed(m, movable)
+		p.unharmed()
 	})
 }
 

@@ -47,9 +47,11 @@ func begin(t *testing.T) *scenario {
 				t.Logf("collect: %v", err)
 			}
 		}
-		if err := s.RemoveNamespace(ctx, s.namespace); err != nil {
+		// The next test need not wait until it is gone; run waits for all of them.
+		if err := s.DeleteNamespace(ctx, s.namespace); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
+		used = append(used, s.namespace)
 	})
 	s.must(s.AwaitReady(ctx))
 	s.must(s.FreshNamespace(ctx, s.namespace))
@@ -74,12 +76,16 @@ func (s *scenario) must(err error) {
 	}
 }
 
-// start creates a pod and waits until it is ready.
-func (s *scenario) start(pod *corev1.Pod) *corev1.Pod {
+// start creates pods and waits until all are ready. It returns the first.
+func (s *scenario) start(pods ...*corev1.Pod) *corev1.Pod {
 	s.Helper()
-	pod, err := s.Start(s.ctx, pod)
-	s.must(err)
-	return pod
+	for _, pod := range pods {
+		s.must(s.Create(s.ctx, pod))
+	}
+	for _, pod := range pods {
+		s.must(s.AwaitPodReady(s.ctx, pod))
+	}
+	return pods[0]
 }
 
 // pod reads a pod.

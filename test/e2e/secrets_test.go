@@ -4,10 +4,12 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	clusterclient "godwit.dev/godwit/test/cluster/client"
 	"godwit.dev/godwit/test/harness"
 )
 
@@ -60,7 +62,14 @@ func TestSecretsDoNotStay(t *testing.T) {
 		if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonRestoreFailed {
 			s.Errorf("failure %+v, want %s", f, v1alpha1.ReasonRestoreFailed)
 		}
+		// Only the target's agent may take the commit back, once nothing runs there.
+		if h := m.Status.Handover; h == nil || h.State != v1alpha1.HandoverAborted || h.By != "target/"+target.Name {
+			s.Errorf("hand-over %+v", h)
+		}
 		s.stayed(m, p.pod)
+		if out, err := target.Output(s.ctx, "! grep -l "+strings.ReplaceAll(string(m.Status.Target.PodUID), "-", "_")+" /proc/[0-9]*/cgroup 2>/dev/null"); err != nil {
+			s.Errorf("%s still runs processes of the target: %s, %v", target.Name, out, err)
+		}
 		s.nowhere(secret)
 		p.unharmed()
 	})
@@ -125,4 +134,20 @@ func (s *scenario) nowhere(secret string) {
 			s.Errorf("%s still holds the secret, in %s", n.Name, found)
 		}
 	}
+}
+
+// spoilRestore makes CRIU refuse to restore on the node: while the create is
+// parked the container's root file system is mounted, and the program in it, and
+// in no other container, gets another size.
+func (s *scenario) spoilRestore(node *clusterclient.Node, m *v1alpha1.Migration) {
+	s.Helper()
+	out, err := node.Output(s.ctx, fmt.Sprintf(`for i in $(seq 600); do
+		for f in /run/containerd/io.containerd.runtime.v2.task/k8s.io/*/rootfs/usr/local/bin/memhog; do
+			config=${f%%%%/rootfs/*}/config.json
+			if [ -e "$f" ] && grep -q %s "$config"; then echo x >> "$f" && echo "$f" && exit; fi
+		done
+		sleep 0.2
+	done; exit 1`, m.Status.Target.PodUID))
+	s.must(err)
+	s.Logf("changed %s", out)
 }

@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -14,10 +15,12 @@ import (
 )
 
 // A process moves to the other node and back. With it go the changes in its
-// container's root file system and the content of /dev/shm. The way back is a
-// single dump.
+// container's root file system and the content of /dev/shm. kubectl alone tells
+// how it went. The way back is a single dump. The nodes place programs at random,
+// as nodes do, so that memory at the same addresses is no accident.
 func TestThereAndBack(t *testing.T) {
 	s := begin(t)
+	s.randomizeAddresses()
 	p := s.memhog("traveller")
 	s.writeFiles(p.pod.Name)
 	home := p.pod.Spec.NodeName
@@ -31,6 +34,7 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("there was no round of pre-copy\n%s", harness.Summary(m))
 	}
 	s.checkFiles(p.pod.Name)
+	s.tellsTheStory(m, p.pod)
 
 	m = s.migration("back", p.pod.Name, func(spec *v1alpha1.MigrationSpec) {
 		spec.TargetNode = home
@@ -45,6 +49,20 @@ func TestThereAndBack(t *testing.T) {
 	}
 	s.checkFiles(p.pod.Name)
 	s.nothingLeft(m)
+}
+
+// randomizeAddresses turns address space randomization on until the test ends.
+func (s *scenario) randomizeAddresses() {
+	s.Helper()
+	for _, n := range s.Nodes.Nodes() {
+		const knob = "/proc/sys/kernel/randomize_va_space"
+		was, err := n.Output(s.ctx, "cat "+knob+"; echo 2 > "+knob)
+		s.must(err)
+		s.Cleanup(func() {
+			_, err := n.Output(context.WithoutCancel(s.ctx), "echo "+was+" > "+knob)
+			s.must(err)
+		})
+	}
 }
 
 // writeFiles changes the root file system in the ways that differ: a new file,

@@ -129,15 +129,21 @@ func (h *Harness) FreshNamespace(ctx context.Context, name string) error {
 	return h.AwaitFor(ctx, time.Minute, account, "the service account of namespace "+name, func(exists bool) (bool, error) { return exists, nil })
 }
 
+// DeleteNamespace deletes a namespace, if it exists, and does not wait.
+func (h *Harness) DeleteNamespace(ctx context.Context, name string) error {
+	err := h.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete namespace: %w", err)
+	}
+	return nil
+}
+
 // RemoveNamespace deletes a namespace with all that is in it, and returns when
 // it is gone.
 func (h *Harness) RemoveNamespace(ctx context.Context, name string) error {
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	if err := h.Delete(ctx, ns); err != nil {
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return fmt.Errorf("delete namespace: %w", err)
+	if err := h.DeleteNamespace(ctx, name); err != nil {
+		return err
 	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	return h.AwaitFor(ctx, 3*time.Minute, ns, "namespace "+name+" to be gone", func(exists bool) (bool, error) { return !exists, nil })
 }

@@ -65,7 +65,17 @@ func (h *Harness) AwaitFinished(ctx context.Context, m *v1alpha1.Migration) erro
 
 // Cancel asks for the migration to be cancelled by annotation.
 func (h *Harness) Cancel(ctx context.Context, m *v1alpha1.Migration) error {
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"true"}}}`, v1alpha1.AnnotationCancel)
+	return h.annotate(ctx, m, v1alpha1.AnnotationCancel, "true")
+}
+
+// Resolve asks, as a person would, that a committed migration whose target is lost
+// is decided in this way.
+func (h *Harness) Resolve(ctx context.Context, m *v1alpha1.Migration, request v1alpha1.ResolveRequest) error {
+	return h.annotate(ctx, m, v1alpha1.AnnotationResolve, string(request))
+}
+
+func (h *Harness) annotate(ctx context.Context, m *v1alpha1.Migration, name, value string) error {
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, name, value)
 	return h.Patch(ctx, m.DeepCopy(), client.RawPatch("application/merge-patch+json", patch))
 }
 

@@ -50,14 +50,17 @@ func Accelerator(kvm bool) []string {
 	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
 }
 
-// kernelArgs are those of every node and the rate of its time stamp counter. An
-// emulated kernel that measures it on a busy host can be wrong by more than its
-// own later correction accepts.
+// kernelArgs are those of every node and, emulated, the rate of its time stamp
+// counter, which a kernel that measures it on a busy host can get further wrong
+// than its own later correction accepts. Address space randomization is off
+// there: the emulator translates a program anew for every place it is loaded at,
+// which makes starting a dynamically linked one three to four times slower. Tests
+// that are about memory turn it on (/proc/sys/kernel/randomize_va_space).
 func (m Machine) kernelArgs() string {
 	if m.KVM {
 		return kernelArgs
 	}
-	return fmt.Sprintf("%s tsc_early_khz=%d", kernelArgs, m.TSCKHz)
+	return fmt.Sprintf("%s norandmaps init_on_alloc=0 tsc_early_khz=%d", kernelArgs, m.TSCKHz)
 }
 
 // Args is the command that runs the machine, to be started inside the
