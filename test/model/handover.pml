@@ -148,10 +148,10 @@ bool wanted = false;    /* a person deleted a pod */
 #else
 #define AWAIT_DIGEST (tsst == DUMPED)
 #endif
-#ifdef NO_VERIFY           /* and only on a set that agrees with it */
+#ifdef NO_VERIFY           /* and only on a set that agrees with it: without one anything does */
 #define VERIFIED true
 #else
-#define VERIFIED (img == COMPLETE)
+#define VERIFIED (img == COMPLETE || tsst != DUMPED)
 #endif
 #ifdef NO_ABORT_EMPTY      /* the source's abort tests that the register is empty */
 #define ABORT_EMPTY true

@@ -25,6 +25,7 @@ var searches = []variant{
 	without("source aborts without register-empty test", "NO_ABORT_EMPTY", something),
 	without("controller writes without version test", "NO_ABORT_VERSION", something),
 	without("commit without verified image set", "NO_VERIFY", lost),
+	without("target verifies without a digest", "NO_AWAIT_DIGEST", lost),
 	without("source goes on without Aborted in the register", "NO_THAW_REGISTER", twice),
 	without("source goes on after an unknown publication", "NO_ASK_REGISTER", twice),
 	without("commit taken back by another than its writer", "NO_OWN_TAKEBACK", something),
@@ -59,5 +60,4 @@ var searches = []variant{
 	// Not needed for an invariant: docs/protocol.md says what for.
 	without("commit without phase test", "NO_COMMIT_PHASE", nothing),
 	without("commit without digest test", "NO_COMMIT_DIGEST", nothing),
-	without("target does not wait for the digest", "NO_AWAIT_DIGEST", nothing),
 }
