@@ -19,7 +19,7 @@ import (
 // reason. A dry run says so too, and says when a pod can be moved.
 func TestRefusals(t *testing.T) {
 	s := begin(t)
-	movable := s.MemhogPod(s.namespace, "movable", "SIZE_MIB=4")
+	movable := s.MemhogPod(s.namespace, "movable", "SIZE_MIB=4", "DIRTY_MIB_PER_SECOND=1")
 	mptcp := s.MemhogPod(s.namespace, "mptcp", "SIZE_MIB=4", "MPTCP=1")
 	ring := s.MemhogPod(s.namespace, "ring", "SIZE_MIB=4", "IO_URING=1")
 	host := s.MemhogPod(s.namespace, "host", "SIZE_MIB=4")
