@@ -183,6 +183,9 @@ type DowntimeStatus struct {
 	// restore is the time from the start of the restore to the first
 	// instruction of the restored processes, measured on the target node.
 	Restore metav1.Duration `json:"restore"`
+	// predicted is what total was predicted to be right before the freeze.
+	// +optional
+	Predicted *metav1.Duration `json:"predicted,omitempty"`
 }
 
 // MigrationStatus tells the whole story of a migration.

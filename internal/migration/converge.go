@@ -30,12 +30,10 @@ type PreCopy struct {
 	// FinalOnlyBytes is memory that only the final dump can take (memfd, SysV
 	// shared memory): no round makes it smaller.
 	FinalOnlyBytes int64
-	// FixedCost is the part of the downtime that does not depend on memory:
-	// freeze, non-memory dump, commit and the fixed part of the restore.
-	FixedCost time.Duration
-	// RestoreBandwidth is how fast the target puts memory back, in bytes per
-	// second; 0 leaves that part out.
-	RestoreBandwidth int64
+	// ResidentBytes is all memory that the target has to put back.
+	ResidentBytes int64
+	// Costs of switchovers, as this node has learned them.
+	Costs Costs
 	// MaxRounds, TargetDowntime and OnStall from the spec.
 	MaxRounds      int32
 	TargetDowntime time.Duration
@@ -65,7 +63,8 @@ type Convergence struct {
 	Reason, Message string
 	// Predicted downtime if the switchover began now.
 	Predicted time.Duration
-	// Bandwidth in bytes per second: the rounds' exponentially weighted mean.
+	// Bandwidth in bytes per second: the rounds' exponentially weighted mean, or,
+	// before the first, the node's.
 	Bandwidth int64
 }
 
@@ -83,6 +82,13 @@ const (
 // the one after the round before, never with the first round's nothing.
 func Converge(p PreCopy) Convergence {
 	c := Convergence{Bandwidth: bandwidth(p.Rounds)}
+	if c.Bandwidth == 0 {
+		c.Bandwidth = p.Costs.Bandwidth
+	}
+	final := p.DirtyBytes + p.FinalOnlyBytes
+	if c.Bandwidth > 0 {
+		c.Predicted = p.predict(final, c.Bandwidth)
+	}
 	n := len(p.Rounds)
 	switch {
 	case p.MaxRounds == 0:
@@ -95,8 +101,7 @@ func Converge(p PreCopy) Convergence {
 	if p.Budget > 0 {
 		p.TargetDowntime = min(p.TargetDowntime, p.Budget)
 	}
-	memory := transfer(p.DirtyBytes+p.FinalOnlyBytes, c.Bandwidth) + transfer(p.DirtyBytes+p.FinalOnlyBytes, p.RestoreBandwidth)
-	c.Predicted = p.FixedCost + memory
+	fixed := p.predict(0, c.Bandwidth)
 	dirty := bytesString(p.DirtyBytes)
 
 	stalled := func(reason, format string, args ...any) Convergence {
@@ -124,12 +129,16 @@ func Converge(p PreCopy) Convergence {
 		return stalled(ConvergeRateTooHigh, "memory is dirtied as fast as it is copied (%s/s)", bytesString(c.Bandwidth))
 	case n >= 2 && float64(last.DirtyBytes) > progress*float64(p.Rounds[n-2].DirtyBytes):
 		return stalled(ConvergeNotShrinking, "%s dirty, no less than a round ago; predicted downtime %s is above %s", dirty, round(c.Predicted), p.TargetDowntime)
-	case p.FixedCost >= p.TargetDowntime && memory < p.FixedCost/10:
-		return stalled(ConvergeFixedCostTooBig, "%s dirty; the fixed cost of a switchover (%s) is above the target downtime %s", dirty, round(p.FixedCost), p.TargetDowntime)
+	case fixed >= p.TargetDowntime && c.Predicted-fixed < fixed/10:
+		return stalled(ConvergeFixedCostTooBig, "%s dirty; what a switchover of this pod costs without any (%s) is above the target downtime %s", dirty, round(fixed), p.TargetDowntime)
 	}
 	c.Verdict, c.Reason = v1alpha1.VerdictContinue, ConvergeShrinking
 	c.Message = fmt.Sprintf("%s dirty, predicted downtime %s is above %s", dirty, round(c.Predicted), p.TargetDowntime)
 	return c
+}
+
+func (p PreCopy) predict(final, bandwidth int64) time.Duration {
+	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Bandwidth: bandwidth}).Total.Duration
 }
 
 // bandwidth is the weighted mean over the rounds. Small rounds measure fixed

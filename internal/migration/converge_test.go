@@ -17,8 +17,21 @@ func sample(copied, dirty int64) RoundSample {
 	return RoundSample{Bytes: copied * mib, Duration: time.Second, DirtyBytes: dirty * mib}
 }
 
+// costs are those of a node on which a switchover takes so long apart from memory,
+// and puts so many MiB back in a second; none if 0.
+func costs(fixed time.Duration, restore int64) Costs {
+	line := func(offset, slope float64) Line {
+		return Line{Offset: offset, Slope: slope, P: [3]float64{1, 0, 1}, Seen: 1}
+	}
+	c := Costs{FreezeAndDump: line(fixed.Seconds(), 1), Handover: line(0, 0), Restore: line(0, 0)}
+	if restore > 0 {
+		c.Restore.Slope = gib / float64(restore*mib)
+	}
+	return c
+}
+
 func preCopy(target time.Duration, rounds ...RoundSample) PreCopy {
-	p := PreCopy{Rounds: rounds, MaxRounds: 8, TargetDowntime: target, OnStall: v1alpha1.OnStallAbort}
+	p := PreCopy{Rounds: rounds, MaxRounds: 8, TargetDowntime: target, OnStall: v1alpha1.OnStallAbort, Costs: costs(0, 0)}
 	if n := len(rounds); n > 0 {
 		p.DirtyBytes = rounds[n-1].DirtyBytes
 	}
@@ -45,10 +58,10 @@ func TestConverge(t *testing.T) {
 		"dirtied as fast as copied":    {preCopy(100*time.Millisecond, sample(100, 300), sample(100, 150)), v1alpha1.VerdictStalled, ConvergeRateTooHigh},
 		"out of rounds":                {with(preCopy(time.Millisecond, sample(400, 100), sample(100, 10)), func(p *PreCopy) { p.MaxRounds = 2 }), v1alpha1.VerdictStalled, ConvergeMaxRounds},
 		"out of rounds but good":       {with(preCopy(time.Second, sample(400, 100), sample(100, 10)), func(p *PreCopy) { p.MaxRounds = 2 }), v1alpha1.VerdictSwitch, ConvergeWithinTarget},
-		"fixed cost too big":           {with(preCopy(time.Second, sample(400, 10)), func(p *PreCopy) { p.FixedCost = 2 * time.Second }), v1alpha1.VerdictStalled, ConvergeFixedCostTooBig},
-		"fixed cost too big, much too": {with(preCopy(time.Second, sample(400, 200)), func(p *PreCopy) { p.FixedCost = 2 * time.Second }), v1alpha1.VerdictContinue, ConvergeShrinking},
+		"fixed cost too big":           {with(preCopy(time.Second, sample(400, 10)), func(p *PreCopy) { p.Costs = costs(2*time.Second, 0) }), v1alpha1.VerdictStalled, ConvergeFixedCostTooBig},
+		"fixed cost too big, much too": {with(preCopy(time.Second, sample(400, 200)), func(p *PreCopy) { p.Costs = costs(2*time.Second, 0) }), v1alpha1.VerdictContinue, ConvergeShrinking},
 		"only the final dump takes it": {with(preCopy(time.Second, sample(100, 10)), func(p *PreCopy) { p.FinalOnlyBytes = 200 * mib }), v1alpha1.VerdictContinue, ConvergeShrinking},
-		"slow restore":                 {with(preCopy(time.Second, sample(100, 90)), func(p *PreCopy) { p.RestoreBandwidth = 100 * mib }), v1alpha1.VerdictContinue, ConvergeShrinking},
+		"slow restore":                 {with(preCopy(time.Second, sample(100, 90)), func(p *PreCopy) { p.Costs, p.ResidentBytes = costs(0, 100), 90*mib }), v1alpha1.VerdictContinue, ConvergeShrinking},
 		"dirty since the round":        {with(preCopy(time.Second, sample(100, 50)), func(p *PreCopy) { p.DirtyBytes = 300 * mib }), v1alpha1.VerdictContinue, ConvergeShrinking},
 		"stall is accepted":            {with(preCopy(100*time.Millisecond, sample(400, 100), sample(100, 95)), func(p *PreCopy) { p.OnStall = v1alpha1.OnStallStopAndCopy }), v1alpha1.VerdictSwitch, ConvergeNotShrinking},
 	} {
@@ -63,10 +76,19 @@ func TestConverge(t *testing.T) {
 
 func TestPrediction(t *testing.T) {
 	p := preCopy(time.Second, sample(100, 50))
-	p.FixedCost, p.RestoreBandwidth, p.FinalOnlyBytes = 300*time.Millisecond, 200*mib, 50*mib
-	// 300 ms, and 100 MiB at 100 and at 200 MiB/s.
-	if c := Converge(p); c.Predicted != 1800*time.Millisecond || c.Bandwidth != 100*mib {
+	p.Costs, p.ResidentBytes, p.FinalOnlyBytes = costs(300*time.Millisecond, 200), 400*mib, 50*mib
+	// 300 ms, 100 MiB to dump at 100 MiB/s, 400 to put back at 200 MiB/s.
+	if c := Converge(p); c.Predicted.Round(time.Millisecond) != 3300*time.Millisecond || c.Bandwidth != 100*mib {
 		t.Errorf("predicted %s at %d B/s", c.Predicted, c.Bandwidth)
+	}
+	// Before the first round, at what the node has seen.
+	p.Rounds, p.MaxRounds = nil, 0
+	if c := Converge(p); c.Predicted != 0 || c.Verdict != v1alpha1.VerdictSwitch {
+		t.Errorf("predicted %s of nothing", c.Predicted)
+	}
+	p.Costs.Bandwidth = 50 * mib
+	if c := Converge(p); c.Predicted.Round(time.Millisecond) != 4300*time.Millisecond || c.Verdict != v1alpha1.VerdictSwitch {
+		t.Errorf("predicted %s for a single dump", c.Predicted)
 	}
 }
 
@@ -99,6 +121,15 @@ func FuzzConverge(f *testing.F) {
 		}
 		if c.Verdict == v1alpha1.VerdictContinue && len(p.Rounds) > 0 && len(p.Rounds) >= int(p.MaxRounds) {
 			t.Errorf("goes on after %d of %d rounds", len(p.Rounds), p.MaxRounds)
+		}
+		if c.Verdict == v1alpha1.VerdictSwitch && len(p.Rounds) > 0 && p.MaxRounds > 0 && c.Predicted > p.TargetDowntime {
+			t.Errorf("switches at %s, above %s, without being told to", c.Predicted, p.TargetDowntime)
+		}
+		// Who accepts a longer downtime never has to wait longer.
+		patient := p
+		patient.TargetDowntime = max(p.TargetDowntime, p.TargetDowntime/2*3)
+		if c.Verdict == v1alpha1.VerdictSwitch && Converge(patient).Verdict != v1alpha1.VerdictSwitch {
+			t.Errorf("%+v switches within %s, and not within %s", p, p.TargetDowntime, patient.TargetDowntime)
 		}
 		p.OnStall = v1alpha1.OnStallStopAndCopy
 		if c := Converge(p); c.Verdict == v1alpha1.VerdictStalled {

@@ -20,10 +20,15 @@ func Downtime(status *v1alpha1.MigrationStatus) *v1alpha1.DowntimeStatus {
 	if s == nil || t == nil || s.FrozenAt == nil || s.DumpedAt == nil || t.RestoreStartedAt == nil || t.RestoredAt == nil {
 		return nil
 	}
-	dump := between(s.FrozenAt, s.DumpedAt)
-	handover := between(s.DumpedAt, t.RestoreStartedAt)
-	restore := between(t.RestoreStartedAt, t.RestoredAt)
-	return &v1alpha1.DowntimeStatus{
+	d := downtimeOf(between(s.FrozenAt, s.DumpedAt), between(s.DumpedAt, t.RestoreStartedAt), between(t.RestoreStartedAt, t.RestoredAt))
+	if c := s.Convergence; c != nil && c.PredictedDowntime != nil && c.PredictedDowntime.Duration > 0 {
+		d.Predicted = c.PredictedDowntime
+	}
+	return &d
+}
+
+func downtimeOf(dump, handover, restore time.Duration) v1alpha1.DowntimeStatus {
+	return v1alpha1.DowntimeStatus{
 		Total:         metav1.Duration{Duration: dump + handover + restore},
 		FreezeAndDump: metav1.Duration{Duration: dump},
 		Handover:      metav1.Duration{Duration: handover},

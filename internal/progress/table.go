@@ -63,7 +63,11 @@ func (s Summary) writeDumps(w io.Writer) error {
 		dump(fmt.Sprint(r.Index), r.Dump, Bytes(r.DirtyBytes), predicted)
 	}
 	if s.Final != nil {
-		dump("final", *s.Final, "-", "-")
+		predicted := "-"
+		if s.Downtime != nil && s.Downtime.Predicted != nil {
+			predicted = Duration(s.Downtime.Predicted.Duration)
+		}
+		dump("final", *s.Final, "-", predicted)
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("write report: %w", err)

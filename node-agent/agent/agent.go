@@ -86,7 +86,7 @@ type Agent struct {
 	Config
 
 	parking *parking
-	costs   costs
+	costs   *costs
 	pending pending
 
 	mu       sync.Mutex
@@ -129,7 +129,7 @@ func New(c Config) *Agent {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	a := &Agent{Config: c, sessions: map[sessionKey]*session{}}
+	a := &Agent{Config: c, costs: newCosts(c.RunDir), sessions: map[sessionKey]*session{}}
 	a.parking = newParking(a)
 	a.pending = pending{sets: map[string]int{}, ended: a.wakeAll}
 	return a

@@ -4,63 +4,87 @@
 package agent
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
-	"time"
+
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
 )
 
-// defaultFixedCost is assumed for a node's first migration: on ordinary
-// hardware freezing, the non-memory part of the dump, the commit and the fixed
-// part of the restore take a few hundred milliseconds.
-const defaultFixedCost = 500 * time.Millisecond
-
-// costs remembers what switchovers of this node cost apart from memory.
+// costs remembers what switchovers from this node cost, in memory and in a file
+// that outlives the agent. The model is the same for every target.
 type costs struct {
+	// path of the file.
+	path string
+
 	mu    sync.Mutex
-	fixed time.Duration
+	model migration.Costs
 }
 
-// estimate returns the fixed cost of a switchover and the restore bandwidth in
-// bytes per second (0 while unknown).
-func (c *costs) estimate() (time.Duration, int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fixed == 0 {
-		return defaultFixedCost, 0
+// newCosts reads the file. One that cannot be read is as good as none: what is
+// lost is learned again.
+func newCosts(runDir string) *costs {
+	c := &costs{path: filepath.Join(runDir, "costs.json")}
+	b, err := os.ReadFile(c.path)
+	if err == nil {
+		err = json.Unmarshal(b, &c.model)
 	}
-	return c.fixed, 0
-}
-
-// learn takes a measured downtime into account, half old and half new.
-func (c *costs) learn(measured time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fixed == 0 {
-		c.fixed = measured
-		return
-	}
-	c.fixed = (c.fixed + measured) / 2
-}
-
-// learn derives the fixed cost from a migration that has been confirmed: its
-// downtime less what its final memory should have taken at the bandwidth seen.
-func (s *sourceSession) learn(m *v1alpha1.Migration) {
-	t := m.Status.Target
-	if s.report.FrozenAt == nil || t == nil || t.RestoredAt == nil {
-		return
-	}
-	downtime := t.RestoredAt.Sub(s.report.FrozenAt.Time)
-	if b := s.convergence.Bandwidth; b > 0 {
-		var memory int64
-		for _, c := range s.report.Containers {
-			if c.FinalDump != nil {
-				memory += c.FinalDump.MemoryBytes
-			}
+	if err != nil {
+		c.model = migration.Costs{}
+		if !errors.Is(err, fs.ErrNotExist) {
+			ctrl.Log.WithName("costs").Error(err, "learning the costs of switchovers again")
 		}
-		downtime -= time.Duration(float64(memory) / float64(b) * float64(time.Second))
 	}
-	if downtime > 0 {
-		s.costs.learn(downtime)
+	return c
+}
+
+// estimate returns what is known now.
+func (c *costs) estimate() migration.Costs {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.model
+}
+
+// learn takes a measured downtime into account.
+func (c *costs) learn(l migration.Load, measured v1alpha1.DowntimeStatus) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.model.Learn(l, measured)
+	if err := writeRecord(c.path, c.model); err != nil {
+		return fmt.Errorf("store the costs of switchovers: %w", err)
+	}
+	return nil
+}
+
+// learn remembers what a migration that has been confirmed took, and how far its
+// prediction was off.
+func (s *sourceSession) learn(m *v1alpha1.Migration) {
+	measured := migration.Downtime(&v1alpha1.MigrationStatus{
+		Source: &v1alpha1.SourceStatus{SourceReport: s.report}, Target: m.Status.Target,
+	})
+	if measured == nil {
+		return
+	}
+	if p := measured.Predicted; p != nil {
+		downtimeOverPrediction.Observe(measured.Total.Seconds() / p.Seconds())
+	}
+	l := migration.Load{ResidentBytes: s.report.ResidentBytes}
+	if c := s.report.Convergence; c != nil {
+		l.Bandwidth = c.BandwidthBytesPerSecond
+	}
+	for _, c := range s.report.Containers {
+		if c.FinalDump != nil {
+			l.FinalBytes += c.FinalDump.MemoryBytes
+		}
+	}
+	if err := s.costs.learn(l, *measured); err != nil {
+		s.log.Error(err, "the next agent of this node begins without this")
 	}
 }

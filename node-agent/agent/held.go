@@ -44,8 +44,15 @@ func (a *Agent) heldPath(uid types.UID) string {
 
 // hold writes a record so that it is there whole or not at all.
 func (a *Agent) hold(h held) error {
-	path := a.heldPath(h.UID)
-	b, err := json.Marshal(h)
+	if err := writeRecord(a.heldPath(h.UID), h); err != nil {
+		return fmt.Errorf("record the freeze: %w", err)
+	}
+	return nil
+}
+
+// writeRecord writes a value so that the file has the old or the new one.
+func writeRecord(path string, v any) error {
+	b, err := json.Marshal(v)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(path), 0o700)
 	}
@@ -55,10 +62,7 @@ func (a *Agent) hold(h held) error {
 	if err == nil {
 		err = os.Rename(path+".tmp", path)
 	}
-	if err != nil {
-		return fmt.Errorf("record the freeze: %w", err)
-	}
-	return nil
+	return err
 }
 
 // heldBy returns the record of a migration, nil when there is none.

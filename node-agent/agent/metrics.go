@@ -25,6 +25,11 @@ var (
 		Namespace: "godwit", Subsystem: "agent", Name: "restore_duration_seconds",
 		Help: "Time from the start of the restore until the processes ran.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 12),
 	})
+	downtimeOverPrediction = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "downtime_over_prediction_ratio",
+		Help:    "Measured downtime of migrations from this node, divided by what was predicted right before the freeze.",
+		Buckets: []float64{0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4},
+	})
 	failures = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "godwit", Subsystem: "agent", Name: "failures_total",
 		Help: "Steps given up, by role and reason.",
@@ -48,5 +53,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, failures, imageSetRefusals, writesRefused, orphansRemoved, wrapperRequests)
+	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, downtimeOverPrediction, failures, imageSetRefusals, writesRefused, orphansRemoved, wrapperRequests)
 }

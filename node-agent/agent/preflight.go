@@ -29,8 +29,8 @@ type checked struct {
 	free int64
 	// maxRounds of the spec.
 	maxRounds int32
-	// fixedCost of a switchover of this node, as far as it is known.
-	fixedCost time.Duration
+	// costs of switchovers of this node, as far as they are known.
+	costs migration.Costs
 }
 
 // preflight checks the pod and the node before anything is touched.
@@ -68,7 +68,7 @@ func (s *sourceSession) preflight(ctx context.Context, m *v1alpha1.Migration) er
 
 func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (checked, error) {
 	c := checked{containers: s.containers, inspections: map[string]runtime.Inspection{}, maxRounds: *m.Spec.PreCopy.MaxRounds}
-	c.fixedCost, _ = s.costs.estimate()
+	c.costs = s.costs.estimate()
 	var err error
 	if c.pod, err = s.pod(ctx, m.Status.Source.PodRef); err != nil {
 		return c, err
@@ -120,7 +120,7 @@ func (s *sourceSession) inspect(ctx context.Context, k runtime.Container) (runti
 // evaluate turns what was gathered into refusals. Pure.
 func evaluate(c checked) []v1alpha1.Failure {
 	refusals := migration.CheckPod(c.pod)
-	if f := migration.CheckProbeBudget(c.pod, c.fixedCost); f != nil {
+	if f := migration.CheckProbeBudget(c.pod, c.costs.Predict(migration.Load{}).Total.Duration); f != nil {
 		refusals = append(refusals, *f)
 	}
 	var resident int64

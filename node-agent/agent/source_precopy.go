@@ -215,14 +215,13 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 }
 
 func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
-	fixed, restore := s.costs.estimate()
 	maxRounds := *m.Spec.PreCopy.MaxRounds
 	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
 		maxRounds = 0
 	}
 	return migration.PreCopy{
 		Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
-		FixedCost: fixed, RestoreBandwidth: restore,
+		ResidentBytes: s.report.ResidentBytes, Costs: s.costs.estimate(),
 		Budget:    s.switchoverBudget(),
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
 	}

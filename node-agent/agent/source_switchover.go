@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/failpoint"
@@ -52,6 +53,10 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
 	}
 
+	if c := s.report.Convergence; c != nil {
+		// Of what is dirty now; the last round may have been a while ago.
+		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(s.preCopyInput(m)).Predicted}
+	}
 	s.guard(m, "it is being moved to another node and is frozen")
 	// Whatever hangs, the pod is not held for longer than this.
 	limited, cancel := context.WithDeadline(ctx, record.Deadline)

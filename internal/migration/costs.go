@@ -1,0 +1,152 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"math"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+)
+
+// Costs predicts a switchover's downtime from what earlier ones on the same node
+// took. Each of its three parts is a straight line: a fixed part, and one that
+// grows with memory. The slope and the offset of a line are fitted to the
+// measurements by recursive least squares, which forgets old ones slowly; before
+// there are any, the line is a guess for ordinary hardware. The zero value is
+// ready for use.
+type Costs struct {
+	// FreezeAndDump over the seconds that the final memory takes at the rounds'
+	// bandwidth. While tasks stand still it may go faster or slower than that.
+	FreezeAndDump Line `json:"freezeAndDump"`
+	// Handover over the GiB of the final dump: the target reads what the rounds have
+	// not shown it yet.
+	Handover Line `json:"handover"`
+	// Restore over the GiB of resident memory: all of it is put back.
+	Restore Line `json:"restore"`
+	// Bandwidth to the volume of the last migrations, in bytes per second; 0 before
+	// the first.
+	Bandwidth int64 `json:"bandwidth,omitempty"`
+}
+
+// What is assumed of a node without a measurement, in the units of Costs.
+var (
+	guessDump     = guess{offset: 0.15, slope: 1}
+	guessHandover = guess{offset: 0.1, slope: 1}
+	guessRestore  = guess{offset: 0.25, slope: 1}
+)
+
+// Load is what a downtime is made of.
+type Load struct {
+	// FinalBytes of memory that the final dump writes.
+	FinalBytes int64
+	// ResidentBytes that the restore puts back.
+	ResidentBytes int64
+	// Bandwidth to the volume as the rounds have measured it, in bytes per second; 0
+	// leaves the memory out of FreezeAndDump.
+	Bandwidth int64
+}
+
+func (l Load) seconds() float64 { return transfer(l.FinalBytes, l.Bandwidth).Seconds() }
+
+const gib = float64(1 << 30)
+
+// Predict the downtime of a switchover. No part of it is negative.
+func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
+	dump := c.FreezeAndDump.at(guessDump, l.seconds())
+	handover := c.Handover.at(guessHandover, float64(l.FinalBytes)/gib)
+	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib)
+	return downtimeOf(dump, handover, restore)
+}
+
+// Learn takes a measured downtime into account.
+func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
+	if l.Bandwidth > 0 {
+		c.FreezeAndDump.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
+		if c.Bandwidth <= 0 {
+			c.Bandwidth = l.Bandwidth
+		}
+		c.Bandwidth += (l.Bandwidth - c.Bandwidth) / 2
+	}
+	c.Handover.learn(guessHandover, float64(l.FinalBytes)/gib, measured.Handover.Seconds())
+	c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, measured.Restore.Seconds())
+}
+
+// guess is a line before anything was measured.
+type guess struct{ offset, slope float64 }
+
+// How sure a guess is, as the variance of what it says in relation to that of a
+// measurement: the offset differs from machine to machine by far more than two
+// measurements do, the slope somewhat less. forget is how much a measurement is
+// worth when the next has come.
+const (
+	offsetDoubt = 100.0
+	slopeDoubt  = 10.0
+	forget      = 0.9
+)
+
+// Line is a fitted line. Its fields are the state of the fit.
+type Line struct {
+	// Offset in seconds, Slope in seconds per unit.
+	Offset float64 `json:"offset"`
+	Slope  float64 `json:"slope"`
+	// P is the symmetric matrix of their (co)variances: offset, both, slope.
+	P [3]float64 `json:"p"`
+	// Seen measurements; with none the other fields mean nothing.
+	Seen int `json:"seen"`
+}
+
+// begin returns the line with the guess put in where nothing was measured, or
+// where what was stored is no line.
+func (l Line) begin(g guess) Line {
+	sum := l.Offset + l.Slope + l.P[0] + l.P[1] + l.P[2]
+	if l.Seen <= 0 || math.IsNaN(sum) || math.IsInf(sum, 0) || l.Slope < 0 || l.P[0] <= 0 || l.P[2] <= 0 {
+		return Line{Offset: g.offset, Slope: g.slope, P: [3]float64{offsetDoubt, 0, slopeDoubt}}
+	}
+	return l
+}
+
+// at is the line's value in seconds, 0 at least and bounded.
+func (l Line) at(g guess, x float64) time.Duration {
+	b := l.begin(g)
+	return seconds(b.Offset + b.Slope*x)
+}
+
+// learn takes a point into the fit.
+func (l *Line) learn(g guess, x, y float64) {
+	if math.IsNaN(x+y) || math.IsInf(x+y, 0) || x < 0 || y < 0 {
+		return
+	}
+	b := l.begin(g)
+	// The gain for the regressors (1, x).
+	p0, p1 := b.P[0]+b.P[1]*x, b.P[1]+b.P[2]*x
+	s := forget + p0 + p1*x
+	k0, k1 := p0/s, p1/s
+	miss := y - b.Offset - b.Slope*x
+	b.Offset += k0 * miss
+	b.Slope += k1 * miss
+	// Forgetting lets doubt grow again, but never beyond that of the guess: a node
+	// that moves pods of one size only would end up with a slope out of nowhere.
+	b.P = [3]float64{
+		min((b.P[0]-k0*p0)/forget, offsetDoubt),
+		(b.P[1] - k0*p1) / forget,
+		min((b.P[2]-k1*p1)/forget, slopeDoubt),
+	}
+	if limit := math.Sqrt(b.P[0] * b.P[2]); math.Abs(b.P[1]) > limit {
+		b.P[1] = math.Copysign(limit, b.P[1])
+	}
+	// More memory never takes less time.
+	if b.Slope < 0 {
+		b.Offset, b.Slope = b.Offset+b.Slope*x, 0
+	}
+	b.Seen = l.Seen + 1
+	*l = b
+}
+
+// longest is more than any downtime that is waited for.
+const longest = 24 * time.Hour
+
+func seconds(s float64) time.Duration {
+	return time.Duration(min(max(s, 0), longest.Seconds()) * float64(time.Second))
+}

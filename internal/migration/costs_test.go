@@ -1,0 +1,142 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// machine is the truth that Costs has to find out.
+type machine struct {
+	freeze, handover, restore time.Duration
+	// verify and putBack in bytes per second; dump in parts of the bandwidth.
+	verify, putBack int64
+	dump            float64
+	noise           float64
+}
+
+func (m machine) measure(l Load, random *rand.Rand) (parts [3]time.Duration) {
+	noisy := func(d time.Duration) time.Duration {
+		return time.Duration(float64(d) * (1 + m.noise*(2*random.Float64()-1)))
+	}
+	return [3]time.Duration{
+		noisy(m.freeze + time.Duration(float64(transfer(l.FinalBytes, l.Bandwidth))/m.dump)),
+		noisy(m.handover + transfer(l.FinalBytes, m.verify)),
+		noisy(m.restore + transfer(l.ResidentBytes, m.putBack)),
+	}
+}
+
+var (
+	ordinary = machine{80 * time.Millisecond, 40 * time.Millisecond, 200 * time.Millisecond, 1500 * mib, 2500 * mib, 1.3, 0.05}
+	emulated = machine{1300 * time.Millisecond, 900 * time.Millisecond, 3 * time.Second, 90 * mib, 150 * mib, 0.8, 0.1}
+)
+
+// After a few migrations of different sizes the prediction is near what comes.
+func TestCostsAreLearned(t *testing.T) {
+	for name, m := range map[string]machine{"ordinary": ordinary, "emulated": emulated} {
+		t.Run(name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(1, 2))
+			load := func() Load {
+				resident := (64 + random.Int64N(1000)) * mib
+				return Load{FinalBytes: resident / (2 + random.Int64N(60)), ResidentBytes: resident, Bandwidth: 200 * mib}
+			}
+			var c Costs
+			for range 8 {
+				l := load()
+				p := m.measure(l, random)
+				c.Learn(l, downtimeOf(p[0], p[1], p[2]))
+			}
+			for range 50 {
+				l := load()
+				p := m.measure(l, random)
+				got, want := c.Predict(l).Total.Seconds(), downtimeOf(p[0], p[1], p[2]).Total.Seconds()
+				if off := math.Abs(got-want) / want; off > 0.3 {
+					t.Errorf("%+v: predicted %.2f s, took %.2f s", l, got, want)
+				}
+			}
+		})
+	}
+}
+
+// One migration is enough to predict another like it.
+func TestOneMeasurementCounts(t *testing.T) {
+	l := Load{FinalBytes: 10 * mib, ResidentBytes: 300 * mib, Bandwidth: 30 * mib}
+	var c Costs
+	c.Learn(l, downtimeOf(3*time.Second, time.Second, 6*time.Second))
+	if got := c.Predict(l).Total.Duration; got < 9*time.Second || got > 10*time.Second {
+		t.Errorf("predicted %s of 10 s", got)
+	}
+	if c.Bandwidth != 30*mib {
+		t.Errorf("bandwidth %d", c.Bandwidth)
+	}
+}
+
+// A node that moves pods of one size only knows nothing of others: what it says of
+// them stays sane, and the size it knows is predicted well.
+func TestOneSizeOnly(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	l := Load{FinalBytes: 5 * mib, ResidentBytes: 200 * mib, Bandwidth: 100 * mib}
+	var c Costs
+	for range 500 {
+		p := ordinary.measure(l, random)
+		c.Learn(l, downtimeOf(p[0], p[1], p[2]))
+	}
+	p := machine{ordinary.freeze, ordinary.handover, ordinary.restore, ordinary.verify, ordinary.putBack, ordinary.dump, 0}.measure(l, random)
+	want := downtimeOf(p[0], p[1], p[2]).Total.Duration
+	if got := c.Predict(l).Total.Duration; got < want*9/10 || got > want*11/10 {
+		t.Errorf("predicted %s, want about %s", got, want)
+	}
+	small, large := c.Predict(Load{ResidentBytes: mib, Bandwidth: 100 * mib}).Total.Duration, c.Predict(Load{ResidentBytes: 2 << 30, FinalBytes: 100 * mib, Bandwidth: 100 * mib}).Total.Duration
+	if small > want || large < want || large > time.Minute {
+		t.Errorf("predicted %s of little and %s of much memory, %s between", small, large, want)
+	}
+}
+
+// It follows a machine that has changed.
+func TestCostsForget(t *testing.T) {
+	random := rand.New(rand.NewPCG(5, 6))
+	var c Costs
+	l := Load{FinalBytes: 5 * mib, ResidentBytes: 200 * mib, Bandwidth: 100 * mib}
+	for _, m := range []machine{ordinary, emulated} {
+		var want time.Duration
+		for range 25 {
+			p := m.measure(l, random)
+			d := downtimeOf(p[0], p[1], p[2])
+			c.Learn(l, d)
+			want = d.Total.Duration
+		}
+		if got := c.Predict(l).Total.Duration; got < want*7/10 || got > want*13/10 {
+			t.Errorf("predicted %s, took %s", got, want)
+		}
+	}
+}
+
+// Whatever was measured or stored, a prediction is a sane number, and more memory
+// never takes less time.
+func FuzzCosts(f *testing.F) {
+	f.Add(int64(1<<30), int64(1<<20), int64(1<<27), int64(time.Second), int64(time.Second), 0.3, 1.0, 1.0, 3)
+	f.Add(int64(0), int64(0), int64(0), int64(0), int64(0), 0.0, 0.0, 0.0, 0)
+	f.Add(int64(-1), int64(1<<62), int64(1), int64(-5), int64(1<<62), math.Inf(1), -1.0, 1e300, 9)
+	f.Fuzz(func(t *testing.T, resident, final, bandwidth, dump, restore int64, offset, slope, p float64, seen int) {
+		stored := Line{Offset: offset, Slope: slope, P: [3]float64{p, -p, p}, Seen: seen}
+		c := Costs{FreezeAndDump: stored, Handover: stored, Restore: stored}
+		l := Load{FinalBytes: final, ResidentBytes: resident, Bandwidth: bandwidth}
+		for range 5 {
+			c.Learn(l, downtimeOf(time.Duration(dump), time.Duration(restore), time.Duration(restore)))
+		}
+		d := c.Predict(l)
+		for _, part := range []time.Duration{d.FreezeAndDump.Duration, d.Handover.Duration, d.Restore.Duration} {
+			if part < 0 || part > longest {
+				t.Errorf("%+v", d)
+			}
+		}
+		less := Load{FinalBytes: final / 2, ResidentBytes: resident / 2, Bandwidth: bandwidth}
+		if resident >= 0 && final >= 0 && c.Predict(less).Total.Duration > d.Total.Duration {
+			t.Errorf("half the memory takes longer: %s, %s", c.Predict(less).Total.Duration, d.Total.Duration)
+		}
+	})
+}
