@@ -52,7 +52,7 @@ func openNode(ctx context.Context, o options) (*node, error) {
 	return &node{
 		host: h, containerd: cd, guard: guard,
 		Node: agent.Node{
-			Finder: cd, Checkpointer: cr, Freezer: cg, Dirty: cr, Killer: cr, Guard: guard, Prober: cr,
+			Finder: cd, Checkpointer: cr, Freezer: cg, Throttler: cg, Dirty: cr, Killer: cr, Guard: guard, Prober: cr,
 			Isolator: network.New(network.Options{}), Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
 		},
 	}, nil

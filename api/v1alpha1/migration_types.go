@@ -9,7 +9,7 @@ import (
 
 // OnStallPolicy says what to do when pre-copy does not converge: the dirty set
 // stopped shrinking, or rounds or time ran out.
-// +kubebuilder:validation:Enum=Abort;StopAndCopy
+// +kubebuilder:validation:Enum=Abort;StopAndCopy;Throttle
 type OnStallPolicy string
 
 const (
@@ -17,6 +17,10 @@ const (
 	OnStallAbort OnStallPolicy = "Abort"
 	// OnStallStopAndCopy switches over all the same and accepts the longer downtime.
 	OnStallStopAndCopy OnStallPolicy = "StopAndCopy"
+	// OnStallThrottle takes CPU time from the pod, step by step, so that it dirties
+	// memory more slowly, and gives it back whatever becomes of the migration. When
+	// that does not help either it gives up.
+	OnStallThrottle OnStallPolicy = "Throttle"
 )
 
 // PreCopySpec tunes the iterative copying of memory while the pod runs.
@@ -47,7 +51,9 @@ type PreCopySpec struct {
 
 	// onStall says what to do when the dirty memory does not shrink far enough
 	// to reach targetDowntime: Abort leaves the source running, StopAndCopy
-	// switches over with a longer downtime.
+	// switches over with a longer downtime, Throttle slows the pod down until it can
+	// be reached, for some rounds more than maxRounds if need be, and else leaves
+	// the source running.
 	// +kubebuilder:default=StopAndCopy
 	// +optional
 	OnStall OnStallPolicy `json:"onStall,omitempty"`

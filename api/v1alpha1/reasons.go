@@ -111,6 +111,7 @@ const (
 const (
 	ReasonPreDumpFailed   = "PreDumpFailed"
 	ReasonRoundTimeout    = "RoundTimeout"
+	ReasonThrottleFailed  = "ThrottleFailed"
 	ReasonFreezeFailed    = "FreezeFailed"
 	ReasonFinalDumpFailed = "FinalDumpFailed"
 	ReasonVolumeError     = "VolumeError"

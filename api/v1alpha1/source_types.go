@@ -118,7 +118,7 @@ type ProbeBudget struct {
 }
 
 // ConvergenceVerdict is what the pre-copy engine wants next.
-// +kubebuilder:validation:Enum=Continue;Switch;Stalled
+// +kubebuilder:validation:Enum=Continue;Switch;Stalled;Throttle
 type ConvergenceVerdict string
 
 const (
@@ -128,6 +128,8 @@ const (
 	VerdictSwitch ConvergenceVerdict = "Switch"
 	// VerdictStalled: more rounds would not help.
 	VerdictStalled ConvergenceVerdict = "Stalled"
+	// VerdictThrottle: more rounds would help if the pod dirtied memory more slowly.
+	VerdictThrottle ConvergenceVerdict = "Throttle"
 )
 
 // ConvergenceStatus is one decision of the pre-copy engine.
@@ -145,6 +147,14 @@ type ConvergenceStatus struct {
 	// bandwidthBytesPerSecond measured for writing images.
 	// +optional
 	BandwidthBytesPerSecond int64 `json:"bandwidthBytesPerSecond,omitempty"`
+	// dirtyBytesPerSecond is how fast the pod dirtied memory during the last round,
+	// pages that it dirtied again counted once.
+	// +optional
+	DirtyBytesPerSecond int64 `json:"dirtyBytesPerSecond,omitempty"`
+	// cpuPercent of the CPU time it used before is left to the pod to slow it down.
+	// Absent while nothing is taken from it.
+	// +optional
+	CPUPercent *int32 `json:"cpuPercent,omitempty"`
 }
 
 // SourceContainerStatus is the copying of one container.

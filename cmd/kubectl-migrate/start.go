@@ -100,10 +100,10 @@ func (r *request) migration(cmd *cobra.Command, pod string) (*v1alpha1.Migration
 		m.Spec.Timeout = &metav1.Duration{Duration: r.timeout}
 	}
 	switch p := v1alpha1.OnStallPolicy(r.onStall); p {
-	case "", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy:
+	case "", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallThrottle:
 		m.Spec.PreCopy.OnStall = p
 	default:
-		return nil, fmt.Errorf("--on-stall must be %s or %s, not %q", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy, p)
+		return nil, fmt.Errorf("--on-stall must be %s, %s or %s, not %q", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallThrottle, p)
 	}
 	return m, nil
 }

@@ -38,6 +38,8 @@ type PreCopy struct {
 	MaxRounds      int32
 	TargetDowntime time.Duration
 	OnStall        v1alpha1.OnStallPolicy
+	// CPUPercent is what the pod has left of its CPU time; 0 and 100 mean all.
+	CPUPercent int32
 	// Budget is how long the pod's probes let it be frozen; 0 for no limit. A
 	// downtime above it must not be tried, whatever OnStall says.
 	Budget time.Duration
@@ -66,6 +68,25 @@ type Convergence struct {
 	// Bandwidth in bytes per second: the rounds' exponentially weighted mean, or,
 	// before the first, the node's.
 	Bandwidth int64
+	// DirtyRate in bytes per second during the last round.
+	DirtyRate int64
+	// CPUPercent is what to leave the pod of its CPU time from now on, with
+	// VerdictThrottle less than before; 100 for all.
+	CPUPercent int32
+}
+
+// throttleSteps are what is left to a pod, one step after the other. QEMU's
+// auto-converge takes smaller ones; each of ours costs a round.
+var throttleSteps = []int32{50, 25, 10, 5}
+
+// throttle is the step after this one; ok is false when there is none.
+func throttle(percent int32) (next int32, ok bool) {
+	for _, s := range throttleSteps {
+		if s < percent {
+			return s, true
+		}
+	}
+	return percent, false
 }
 
 // Weight of the newest round in the bandwidth estimate, and the share a round
@@ -81,7 +102,10 @@ const (
 // above the target and memory is the small part. The dirty set is compared with
 // the one after the round before, never with the first round's nothing.
 func Converge(p PreCopy) Convergence {
-	c := Convergence{Bandwidth: bandwidth(p.Rounds)}
+	if p.CPUPercent <= 0 || p.CPUPercent > 100 {
+		p.CPUPercent = 100
+	}
+	c := Convergence{Bandwidth: bandwidth(p.Rounds), CPUPercent: p.CPUPercent}
 	if c.Bandwidth == 0 {
 		c.Bandwidth = p.Costs.Bandwidth
 	}
@@ -101,12 +125,26 @@ func Converge(p PreCopy) Convergence {
 	if p.Budget > 0 {
 		p.TargetDowntime = min(p.TargetDowntime, p.Budget)
 	}
+	last := p.Rounds[n-1]
+	if last.Duration > 0 {
+		c.DirtyRate = int64(float64(last.DirtyBytes) / last.Duration.Seconds())
+	}
 	fixed := p.predict(0, c.Bandwidth)
 	dirty := bytesString(p.DirtyBytes)
 
 	stalled := func(reason, format string, args ...any) Convergence {
 		c.Reason, c.Message = reason, fmt.Sprintf(format, args...)
+		c.Message += fmt.Sprintf("; %s/s were dirtied and %s/s copied in the last round", bytesString(c.DirtyRate), bytesString(c.Bandwidth))
 		c.Verdict = v1alpha1.VerdictStalled
+		next, slower := throttle(p.CPUPercent)
+		switch {
+		case p.OnStall == v1alpha1.OnStallThrottle && fixed < p.TargetDowntime && slower:
+			c.Verdict, c.CPUPercent = v1alpha1.VerdictThrottle, next
+			c.Message += fmt.Sprintf("; leaving the pod %d%% of its CPU time (onStall: Throttle)", next)
+			return c
+		case p.OnStall == v1alpha1.OnStallThrottle && p.CPUPercent < 100:
+			c.Message += fmt.Sprintf("; although it had %d%% of its CPU time only", p.CPUPercent)
+		}
 		switch {
 		case p.Budget > 0 && c.Predicted > p.Budget:
 			c.Reason = ConvergeAboveBudget
@@ -117,7 +155,6 @@ func Converge(p PreCopy) Convergence {
 		}
 		return c
 	}
-	last := p.Rounds[n-1]
 	switch {
 	case c.Predicted <= p.TargetDowntime:
 		c.Verdict, c.Reason = v1alpha1.VerdictSwitch, ConvergeWithinTarget
@@ -125,8 +162,8 @@ func Converge(p PreCopy) Convergence {
 		return c
 	case int32(n) >= p.MaxRounds:
 		return stalled(ConvergeMaxRounds, "%s dirty after %d rounds, predicted downtime %s is above %s", dirty, n, round(c.Predicted), p.TargetDowntime)
-	case n >= 2 && last.Duration > 0 && float64(last.DirtyBytes)/last.Duration.Seconds() >= float64(c.Bandwidth):
-		return stalled(ConvergeRateTooHigh, "memory is dirtied as fast as it is copied (%s/s)", bytesString(c.Bandwidth))
+	case n >= 2 && c.DirtyRate > 0 && c.DirtyRate >= c.Bandwidth:
+		return stalled(ConvergeRateTooHigh, "memory is dirtied as fast as it is copied")
 	case n >= 2 && float64(last.DirtyBytes) > progress*float64(p.Rounds[n-2].DirtyBytes):
 		return stalled(ConvergeNotShrinking, "%s dirty, no less than a round ago; predicted downtime %s is above %s", dirty, round(c.Predicted), p.TargetDowntime)
 	case fixed >= p.TargetDowntime && c.Predicted-fixed < fixed/10:

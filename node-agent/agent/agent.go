@@ -32,6 +32,7 @@ type Node struct {
 	Finder       runtime.Finder
 	Checkpointer runtime.Checkpointer
 	Freezer      runtime.Freezer
+	Throttler    runtime.Throttler
 	Isolator     runtime.Isolator
 	Dirty        runtime.DirtyCounter
 	Killer       runtime.Killer

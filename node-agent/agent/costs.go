@@ -57,7 +57,7 @@ func (c *costs) learn(l migration.Load, measured v1alpha1.DowntimeStatus) error 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.model.Learn(l, measured)
-	if err := writeRecord(c.path, c.model); err != nil {
+	if err := writeJSON(c.path, c.model); err != nil {
 		return fmt.Errorf("store the costs of switchovers: %w", err)
 	}
 	return nil

@@ -13,6 +13,7 @@ type event struct {
 var (
 	evRound     = event{corev1.EventTypeNormal, "RoundFinished", "PreCopy", "round %d: %s written in %s, tasks stopped for %s; %s dirty"}
 	evConverged = event{corev1.EventTypeNormal, "Converged", "PreCopy", "%s"}
+	evThrottled = event{corev1.EventTypeNormal, "Throttled", "PreCopy", "%s"}
 	evStalled   = event{corev1.EventTypeWarning, "PreCopyStalled", "PreCopy", "%s"}
 	evNoTrack   = event{corev1.EventTypeWarning, "NoDirtyTracking", "PreCopy", "the node's kernel does not track dirty pages: the pod is moved with a single dump, all of it while frozen"}
 	evRefused   = event{corev1.EventTypeWarning, "PreflightRefused", "Preflight", "%s: %s"}

@@ -4,11 +4,9 @@
 package agent
 
 import (
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -38,73 +36,21 @@ type held struct {
 	Published bool `json:"published"`
 }
 
-func (a *Agent) heldPath(uid types.UID) string {
-	return filepath.Join(a.RunDir, "held", string(uid)+".json")
-}
+func (a *Agent) freezes() records[held] { return records[held]{filepath.Join(a.RunDir, "held")} }
 
-// hold writes a record so that it is there whole or not at all.
+// hold writes a record.
 func (a *Agent) hold(h held) error {
-	if err := writeRecord(a.heldPath(h.UID), h); err != nil {
+	if err := a.freezes().put(h.UID, h); err != nil {
 		return fmt.Errorf("record the freeze: %w", err)
 	}
 	return nil
 }
 
-// writeRecord writes a value so that the file has the old or the new one.
-func writeRecord(path string, v any) error {
-	b, err := json.Marshal(v)
-	if err == nil {
-		err = os.MkdirAll(filepath.Dir(path), 0o700)
-	}
-	if err == nil {
-		err = os.WriteFile(path+".tmp", b, 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".tmp", path)
-	}
-	return err
-}
-
 // heldBy returns the record of a migration, nil when there is none.
-func (a *Agent) heldBy(uid types.UID) (*held, error) {
-	b, err := os.ReadFile(a.heldPath(uid))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	h := &held{}
-	if err == nil {
-		err = json.Unmarshal(b, h)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read the record of the freeze: %w", err)
-	}
-	return h, nil
-}
+func (a *Agent) heldBy(uid types.UID) (*held, error) { return a.freezes().get(uid) }
 
-// allHeld returns the records of the node.
-func (a *Agent) allHeld() ([]*held, error) {
-	names, err := filepath.Glob(filepath.Join(a.RunDir, "held", "*.json"))
-	if err != nil {
-		return nil, err
-	}
-	var all []*held
-	var errs []error
-	for _, n := range names {
-		uid := types.UID(filepath.Base(n)[:len(filepath.Base(n))-len(".json")])
-		h, err := a.heldBy(uid)
-		if err != nil {
-			errs = append(errs, err)
-		} else if h != nil {
-			all = append(all, h)
-		}
-	}
-	return all, errors.Join(errs...)
-}
-
-// release removes a record: nothing of the pod is held any more.
-func (a *Agent) release(uid types.UID) error {
-	if err := os.Remove(a.heldPath(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("forget the freeze: %w", err)
-	}
-	return nil
+// release gives the pod back what was taken from it and forgets that: nothing of
+// it is held any more.
+func (a *Agent) release(ctx context.Context, uid types.UID) error {
+	return errors.Join(a.unthrottle(ctx, uid), a.freezes().remove(uid))
 }

@@ -26,7 +26,7 @@ import (
 func (a *Agent) releaseOrphan(ctx context.Context, h *held) (bool, error) {
 	containers, err := a.Node.Finder.Containers(ctx, string(h.PodUID))
 	if errors.Is(err, runtime.ErrNotFound) {
-		return true, a.releaseHeld(h)
+		return true, a.releaseHeld(ctx, h)
 	}
 	if err != nil {
 		return false, fmt.Errorf("find the containers of an orphan: %w", err)
@@ -53,7 +53,7 @@ func (a *Agent) releaseOrphan(ctx context.Context, h *held) (bool, error) {
 	}
 	ctrl.Log.WithName("orphans").Info("let a pod go on whose Migration is gone", "namespace", h.Namespace, "pod", h.Pod, "migration", h.Migration)
 	orphansRemoved.WithLabelValues("freeze").Inc()
-	return true, a.releaseHeld(h)
+	return true, a.releaseHeld(ctx, h)
 }
 
 // guardOrphan keeps kubelet from starting a frozen orphan from its image.
@@ -63,11 +63,11 @@ func (a *Agent) guardOrphan(h *held) {
 	}
 }
 
-func (a *Agent) releaseHeld(h *held) error {
+func (a *Agent) releaseHeld(ctx context.Context, h *held) error {
 	if a.Node.Guard != nil {
 		a.Node.Guard.Release(string(h.PodUID))
 	}
-	return a.release(h.UID)
+	return a.release(ctx, h.UID)
 }
 
 // settle waits for dumps that an earlier agent has begun, until the deadline

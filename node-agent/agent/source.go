@@ -47,6 +47,8 @@ type sourceSession struct {
 	// guarded is the UID of the pod whose new containers the node refuses.
 	guarded   string
 	publisher publisher
+	// cpu that the containers, by id, had used when the last round began.
+	cpu map[string]cpuUse
 	// settled: no dump of an earlier agent runs any more.
 	settled bool
 	// unclean: an event has said that the images cannot be removed.
@@ -257,6 +259,9 @@ func (s *sourceSession) fail(ctx context.Context, m *v1alpha1.Migration, reason,
 		return ctx.Err() // the agent is going down; its successor goes on
 	}
 	s.log.Error(cause, "giving up", "reason", reason, "container", container)
+	if err := s.unthrottle(ctx, s.uid); err != nil {
+		s.log.Error(err, "tried again when the migration ends")
+	}
 	message := cause.Error()
 	if isNoSpace(cause) {
 		reason, message = v1alpha1.ReasonNoSpace, noSpaceRemedy+message

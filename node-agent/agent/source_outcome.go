@@ -48,7 +48,7 @@ func (s *sourceSession) letGo(ctx context.Context) error {
 	if err := s.thaw(ctx, s.containers); err != nil {
 		return err
 	}
-	return s.release(s.uid)
+	return s.release(ctx, s.uid)
 }
 
 // kill ends what kubelet has left of the source after the target was confirmed.
@@ -58,7 +58,7 @@ func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 			return fmt.Errorf("kill %s: %w", c.Name, err)
 		}
 	}
-	if err := s.release(s.uid); err != nil {
+	if err := s.release(ctx, s.uid); err != nil {
 		return err
 	}
 	failpoint.At("source-killed")
@@ -151,5 +151,5 @@ func (s *sourceSession) removeTraces(ctx context.Context) error {
 		// A large set may take longer than is waited for here: the removal goes on.
 		return struct{}{}, set.Remove(context.WithoutCancel(ctx))
 	})
-	return errors.Join(err, s.removeWork(), s.release(s.uid))
+	return errors.Join(err, s.removeWork(), s.release(ctx, s.uid))
 }

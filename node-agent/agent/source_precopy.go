@@ -44,6 +44,9 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	roundCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	failpoint.At("source-round")
+	if err := s.watchCPU(ctx, m); err != nil {
+		return err
+	}
 	begun := s.Now()
 	containers := s.containers
 	// A pre-dump that is late is ended, which takes a moment.
@@ -73,6 +76,9 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	}
 	s.recordRound(k, stats, dirty)
 	s.decideConvergence(m)
+	if err := s.obeyConvergence(ctx); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonThrottleFailed, "", err)
+	}
 	s.setPredicted(k)
 	s.observeRound(m, k, stats, took)
 
@@ -198,9 +204,15 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 	s.report.Convergence = &v1alpha1.ConvergenceStatus{
 		Verdict: c.Verdict, Reason: c.Reason, Message: c.Message,
 		PredictedDowntime:       &metav1.Duration{Duration: c.Predicted},
-		BandwidthBytesPerSecond: c.Bandwidth,
+		BandwidthBytesPerSecond: c.Bandwidth, DirtyBytesPerSecond: c.DirtyRate,
+	}
+	if c.CPUPercent < 100 {
+		s.report.Convergence.CPUPercent = &c.CPUPercent
 	}
 	switch {
+	case c.Verdict == v1alpha1.VerdictThrottle:
+		s.event(m, evThrottled, c.Message)
+		s.report.State = v1alpha1.SourcePreCopying
 	case c.Verdict == v1alpha1.VerdictSwitch:
 		if s.report.State != v1alpha1.SourceConverged {
 			s.event(m, evConverged, c.Message)
@@ -214,13 +226,28 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 	}
 }
 
+// obeyConvergence slows the pod down, or no longer, as the last decision says.
+func (s *sourceSession) obeyConvergence(ctx context.Context) error {
+	switch s.convergence.Verdict {
+	case v1alpha1.VerdictThrottle:
+		return s.throttle(ctx, s.convergence.CPUPercent)
+	case v1alpha1.VerdictStalled:
+		return s.unthrottle(ctx, s.uid)
+	}
+	return nil
+}
+
 func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	maxRounds := *m.Spec.PreCopy.MaxRounds
 	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
 		maxRounds = 0
 	}
+	cpu := int32(100)
+	if c := s.report.Convergence; c != nil && c.CPUPercent != nil {
+		cpu = *c.CPUPercent
+	}
 	return migration.PreCopy{
-		Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
+		CPUPercent: cpu, Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
 		ResidentBytes: s.report.ResidentBytes, Costs: s.costs.estimate(),
 		Budget:    s.switchoverBudget(),
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,

@@ -48,6 +48,10 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
 	}
 	timeout, byProbes := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
+	slow, err := s.throttles().get(s.uid)
+	if err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
+	}
 	record := s.record(m, time.Now().Add(timeout))
 	if err := s.hold(record); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
@@ -62,7 +66,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	limited, cancel := context.WithDeadline(ctx, record.Deadline)
 	defer cancel()
 	frozenAt := s.Now()
-	digest, bytes, failed, err := s.freezeAndDump(limited, set, dumps, frozenAt)
+	digest, bytes, failed, err := s.freezeAndDump(limited, set, dumps, slow, frozenAt)
 	if err == nil {
 		record.Published = true
 		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(record)
@@ -154,7 +158,7 @@ func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration,
 // freezeAndDump is the hot path. It returns the manifest's digest and the
 // bytes of the whole image set, or the failure's typed reason with the error. It
 // ends soon after the deadline of ctx.
-func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, frozenAt time.Time) (digest string, bytes int64, reason string, err error) {
+func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, slow *throttled, frozenAt time.Time) (digest string, bytes int64, reason string, err error) {
 	// Cut the network first: what the kernel acknowledges for a frozen process
 	// would be lost with it.
 	for _, d := range dumps {
@@ -167,6 +171,10 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 		if err := s.Node.Freezer.Freeze(ctx, d.container); err != nil {
 			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("freeze %s: %w", d.container.Name, err)
 		}
+	}
+	// CRIU works within the tasks, and with their CPU time.
+	if err := s.giveCPUBack(ctx, slow); err != nil {
+		s.log.Error(err, "the dump is slowed down")
 	}
 	// Tell the world, but do not wait for it.
 	s.report.State = v1alpha1.SourceFrozen

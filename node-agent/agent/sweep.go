@@ -56,12 +56,13 @@ func (a *Agent) Sweep(ctx context.Context) error {
 // sweep does one round. What holds pods up comes first, and what needs the
 // volume, which may be away, last. Each kind is tried whatever became of others.
 //
-// A kind that a later feature adds (a throttled cgroup) has its place here: it
-// needs a record like held, written before it is done, and a function that undoes
-// what is recorded for migrations that are over.
+// What a later feature does to pods has its place here: it needs records, written
+// before it is done, and a function that undoes what is recorded for migrations
+// that are over.
 func (s *sweeper) sweep(ctx context.Context) error {
 	return errors.Join(
 		s.sweepHeld(ctx),
+		s.sweepThrottled(ctx),
 		s.sweepParked(ctx),
 		s.sweepRestores(ctx),
 		s.sweepDirs(ctx, "work", "work-directory"),
@@ -87,7 +88,7 @@ func (s *sweeper) known(ctx context.Context) (map[types.UID]*v1alpha1.Migration,
 // sweepHeld lets pods go on that are frozen for a Migration that is gone. While
 // the Migration exists its session decides.
 func (s *sweeper) sweepHeld(ctx context.Context) error {
-	all, err := s.allHeld()
+	all, err := s.freezes().all()
 	if len(all) == 0 {
 		return err
 	}
@@ -96,11 +97,35 @@ func (s *sweeper) sweepHeld(ctx context.Context) error {
 		return errors.Join(err, kerr)
 	}
 	errs := []error{err}
-	for _, h := range all {
-		if known[h.UID] != nil || s.runs(h.UID) {
+	for uid, h := range all {
+		if known[uid] != nil || s.runs(uid) {
 			continue
 		}
 		_, err := s.releaseOrphan(ctx, h)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// sweepThrottled gives pods their CPU time back whose Migration is gone.
+func (s *sweeper) sweepThrottled(ctx context.Context) error {
+	all, err := s.throttles().all()
+	if len(all) == 0 {
+		return err
+	}
+	known, kerr := s.known(ctx)
+	if kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	errs := []error{err}
+	for uid := range all {
+		if known[uid] != nil || s.runs(uid) {
+			continue
+		}
+		err := s.unthrottle(ctx, uid)
+		if err == nil {
+			orphansRemoved.WithLabelValues("throttle").Inc()
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -53,7 +53,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	cl := fakeclient.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.Migration{}).Build()
 	a := New(Config{
 		NodeName: "n1", RunDir: t.TempDir(), Client: cl, Live: cl, Recorder: w.recorder, Store: store,
-		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Isolator: w.node, Killer: w.node},
+		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Throttler: w.node, Isolator: w.node, Killer: w.node},
 		Now:  func() time.Time { return w.now },
 	})
 	w.sweeper = &sweeper{Agent: a, unknown: map[types.UID]time.Time{}}

@@ -143,6 +143,28 @@ type Freezer interface {
 	Frozen(ctx context.Context, c Container) (bool, error)
 }
 
+// Throttler limits the CPU time of a container, so that it dirties memory more slowly.
+type Throttler interface {
+	// CPU is what the container may use and has used.
+	CPU(ctx context.Context, c Container) (CPU, error)
+	// Limit sets the container's limit, and only that: another in the cgroups above
+	// it goes on to hold. Repeating is not an error.
+	Limit(ctx context.Context, c Container, l CPULimit) error
+}
+
+// CPULimit is a limit of CPU time: Quota in every Period. A Quota of 0 is no limit.
+type CPULimit struct {
+	Quota  time.Duration `json:"quota,omitempty"`
+	Period time.Duration `json:"period"`
+}
+
+// CPU is a container's use of CPU time.
+type CPU struct {
+	Limit CPULimit
+	// Used since the container was created, by all its tasks together.
+	Used time.Duration
+}
+
 // Isolator cuts a pod off the network, so that its kernel does not acknowledge
 // data that the processes will never see.
 type Isolator interface {

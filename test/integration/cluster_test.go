@@ -244,7 +244,7 @@ func (c *cluster) startAgent(n *simNode) *component {
 	a := agent.New(agent.Config{
 		NodeName: n.name, RunDir: n.dir(), BootID: n.bootID(), BundleDir: filepath.Join(n.dir(), "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
-		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Isolator: n.fake, Dirty: n.fake,
+		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
 		Timeouts: agent.Timeouts{Park: 10 * time.Second, Restore: 5 * time.Second},
 	})

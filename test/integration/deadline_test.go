@@ -99,10 +99,7 @@ func TestAMigrationRemovedByForceWhileDumpingLeavesTheSourceRunning(t *testing.T
 	t.Cleanup(release)
 	m := c.migrate("app")
 	<-reached
-	c.controller.stop() // it would answer the deletion with an abort
-	must(t, c.client.Delete(c.ctx, m))
-	must(t, c.client.Patch(c.ctx, m, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
-	c.eventually("the Migration is gone", func() bool { return !c.get(m) })
+	c.force(m)
 	release()
 	c.runsOn("n1")
 	c.eventually("nothing is left of it", func() bool {
@@ -115,6 +112,15 @@ func TestAMigrationRemovedByForceWhileDumpingLeavesTheSourceRunning(t *testing.T
 	if !c.get(pod) || pod.DeletionTimestamp != nil {
 		t.Error("the source pod is gone")
 	}
+}
+
+// force removes a Migration without anybody having a say.
+func (c *cluster) force(m *v1alpha1.Migration) {
+	c.t.Helper()
+	c.controller.stop() // it would answer the deletion with an abort
+	must(c.t, c.client.Delete(c.ctx, m))
+	must(c.t, c.client.Patch(c.ctx, m, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`))))
+	c.eventually("the Migration is gone", func() bool { return !c.get(m) })
 	c.controller = c.startController()
 }
 

@@ -41,6 +41,8 @@ type simNode struct {
 	runDir       string
 	failRestores int
 	hook         func(p point) (lives bool)
+	// sized, if set, is called with each container that was started from its image.
+	sized func(*fake.Container)
 	// refused counts the creates that a guard refused.
 	refused int
 	creates []string // verdicts in the order they were given
@@ -220,6 +222,12 @@ func (n *simNode) runGate(ctx context.Context, pod *corev1.Pod, deleted <-chan s
 // start starts a container from its image.
 func (n *simNode) start(ctx context.Context, pod *corev1.Pod, name string) *fake.Container {
 	c := n.add(pod, name, []int64{64 << 10, 16 << 10, 4 << 10})
+	n.mu.Lock()
+	sized := n.sized
+	n.mu.Unlock()
+	if sized != nil {
+		sized(c)
+	}
 	n.wg.Go(func() { n.ledger.run(ctx, c) })
 	return c
 }

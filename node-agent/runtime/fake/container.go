@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -29,6 +30,7 @@ type Container struct {
 	frozen   bool
 	isolated bool
 	killed   bool
+	limit    runtime.CPULimit
 	signals  []int
 
 	files      map[string]string // differences of the root file system
@@ -81,6 +83,7 @@ func (r *Runtime) Add(o ContainerOptions) *Container {
 		perRound:   slices.Clone(o.DirtyBytes),
 		files:      maps.Clone(o.Files),
 		inspection: o.Inspection,
+		limit:      runtime.CPULimit{Period: 100 * time.Millisecond},
 	}
 	c.dirty = c.pages
 	r.containers[o.Info.ID] = c
@@ -136,9 +139,22 @@ func (c *Container) IsIsolated() bool { return get(c, func() bool { return c.iso
 // IsKilled says whether Kill ended it.
 func (c *Container) IsKilled() bool { return get(c, func() bool { return c.killed }) }
 
+// Limit is the limit of the CPU time.
+func (c *Container) Limit() runtime.CPULimit {
+	return get(c, func() runtime.CPULimit { return c.limit })
+}
+
 // Signals are the signals it was sent.
 func (c *Container) Signals() []int {
 	return get(c, func() []int { return slices.Clone(c.signals) })
+}
+
+// SetMemory changes the size of its memory, and what it writes after each dump.
+func (c *Container) SetMemory(bytes int64, perRound ...int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pages, c.perRound = pagesOf(bytes), perRound
+	c.dirty = c.pages
 }
 
 // SetFile changes a file of the root file system.

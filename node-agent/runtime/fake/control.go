@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -50,6 +51,26 @@ func (r *Runtime) Frozen(ctx context.Context, k runtime.Container) (frozen bool,
 		return nil
 	})
 	return frozen, err
+}
+
+// CPU tells the limit. Each tick counts as a millisecond.
+func (r *Runtime) CPU(ctx context.Context, k runtime.Container) (cpu runtime.CPU, err error) {
+	err = r.change(ctx, Call{Method: "CPU", Container: k.ID}, func(c *Container) error {
+		cpu = runtime.CPU{Limit: c.limit, Used: time.Duration(c.count) * time.Millisecond}
+		return nil
+	})
+	return cpu, err
+}
+
+// Limit changes the limit.
+func (r *Runtime) Limit(ctx context.Context, k runtime.Container, l runtime.CPULimit) error {
+	return r.change(ctx, Call{Method: "Limit", Container: k.ID}, func(c *Container) error {
+		if l.Period <= 0 || l.Quota < 0 {
+			return fmt.Errorf("%+v is no limit", l)
+		}
+		c.limit = l
+		return nil
+	})
 }
 
 // Isolate cuts a container off.

@@ -229,6 +229,9 @@ func (c *Container) nextDirty() int64 {
 	if len(c.perRound) > 1 {
 		c.perRound = c.perRound[1:]
 	}
+	if q := c.limit.Quota; q > 0 {
+		n = int64(float64(n) * float64(q) / float64(c.limit.Period)) // as one that uses a whole CPU
+	}
 	return min(c.pages, pagesOf(n))
 }
 

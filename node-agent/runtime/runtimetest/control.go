@@ -42,6 +42,43 @@ func testFreezeNotFound(t *testing.T, n Node) {
 	wantError(t, "Freeze", n.Freezer.Freeze(step(t), c), runtime.ErrNotFound)
 }
 
+func testThrottle(t *testing.T, n Node) {
+	w := n.Start(t)
+	c := w.Info()
+	limit := func(what string, want runtime.CPULimit) runtime.CPU {
+		t.Helper()
+		cpu, err := n.Throttler.CPU(step(t), c)
+		noError(t, "CPU", err)
+		if want.Period != 0 && cpu.Limit != want {
+			t.Errorf("%s: the limit is %+v, want %+v", what, cpu.Limit, want)
+		}
+		return cpu
+	}
+	before := limit("at first", runtime.CPULimit{})
+	if before.Limit.Period <= 0 {
+		t.Errorf("the limit is %+v, without a period", before.Limit)
+	}
+	tenth := runtime.CPULimit{Quota: before.Limit.Period / 10, Period: before.Limit.Period}
+	for range 2 {
+		noError(t, "Limit", n.Throttler.Limit(step(t), c, tenth))
+		limit("throttled", tenth)
+	}
+	proceeds(t, w)
+	noError(t, "Limit back", n.Throttler.Limit(step(t), c, before.Limit))
+	proceeds(t, w)
+	if after := limit("afterwards", before.Limit); after.Used <= before.Used {
+		t.Errorf("it has used %s before, and %s after it has worked", before.Used, after.Used)
+	}
+	if err := n.Throttler.Limit(step(t), c, runtime.CPULimit{Quota: -1}); err == nil {
+		t.Error("a limit without a period was taken")
+	}
+	noError(t, "Kill", n.Killer.Kill(step(t), c))
+	gone := c
+	gone.CgroupDir += "-gone"
+	gone.ID += "-gone"
+	wantError(t, "Limit of a container that is gone", n.Throttler.Limit(step(t), gone, tenth), runtime.ErrNotFound)
+}
+
 func testIsolate(t *testing.T, n Node) {
 	c := n.Start(t).Info()
 	noError(t, "Connect before Isolate", n.Isolator.Connect(step(t), c))

@@ -25,7 +25,7 @@ func TestFake(t *testing.T) {
 	runtimetest.Run(t, func(t *testing.T) runtimetest.Node {
 		r := fake.New()
 		return runtimetest.Node{
-			Finder: r, Checkpointer: r, Freezer: r, Isolator: r, DirtyCounter: r, Killer: r,
+			Finder: r, Checkpointer: r, Freezer: r, Throttler: r, Isolator: r, DirtyCounter: r, Killer: r,
 			Files: r, Inspector: r, Prober: r,
 			Start:  func(t *testing.T) runtimetest.Workload { return startFake(t, r) },
 			Volume: t.TempDir(), Work: t.TempDir(),

@@ -91,7 +91,7 @@ func realNode(t *testing.T) runtimetest.Node {
 		volume = "/var/lib/godwit-test"
 	}
 	n := runtimetest.Node{
-		Finder: ctrd, Checkpointer: checkpointer, Freezer: control, Isolator: network.New(network.Options{}),
+		Finder: ctrd, Checkpointer: checkpointer, Freezer: control, Throttler: control, Isolator: network.New(network.Options{}),
 		DirtyCounter: checkpointer, Killer: checkpointer, Files: files.New(files.Options{Host: h}),
 		Inspector: inspect.New(inspect.Options{Host: h, Cgroup: control}), Prober: checkpointer,
 		Volume: directory(t, volume), Work: directory(t, "/run/godwit-test"),

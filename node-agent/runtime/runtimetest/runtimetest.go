@@ -23,6 +23,7 @@ type Node struct {
 	Finder       runtime.Finder
 	Checkpointer runtime.Checkpointer
 	Freezer      runtime.Freezer
+	Throttler    runtime.Throttler
 	Isolator     runtime.Isolator
 	DirtyCounter runtime.DirtyCounter
 	Killer       runtime.Killer
@@ -79,6 +80,7 @@ func Run(t *testing.T, factory Factory) {
 		{"Finder", testFinder},
 		{"FreezeAndThaw", testFreeze},
 		{"FreezeOfNothing", testFreezeNotFound},
+		{"Throttle", testThrottle},
 		{"Isolate", testIsolate},
 		{"PreDumpChain", testChain},
 		{"PreDumpRefusals", testPreDumpRefusals},
