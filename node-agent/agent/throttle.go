@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -28,8 +29,10 @@ type throttled struct {
 
 type throttledContainer struct {
 	Container runtime.Container `json:"container"`
-	// Limit that the container had.
-	Limit runtime.CPULimit `json:"limit"`
+	// Limit that the container had, Set those that it was given instead. A limit
+	// that is none of these comes from somebody else, and stays.
+	Limit runtime.CPULimit   `json:"limit"`
+	Set   []runtime.CPULimit `json:"set"`
 	// CPUs that it used: CPU time per time.
 	CPUs float64 `json:"cpus"`
 }
@@ -83,25 +86,32 @@ func (s *sourceSession) throttle(ctx context.Context, percent int32) error {
 			}
 			rec.Containers = append(rec.Containers, t)
 		}
-		if err := s.throttles().put(s.uid, *rec); err != nil {
-			return fmt.Errorf("record the CPU limits: %w", err)
-		}
+	}
+	for i := range rec.Containers {
+		t := &rec.Containers[i]
+		t.Set = append(t.Set, t.share(percent))
+	}
+	if err := s.throttles().put(s.uid, *rec); err != nil {
+		return fmt.Errorf("record the CPU limits: %w", err)
 	}
 	for _, t := range rec.Containers {
-		if err := s.Node.Throttler.Limit(ctx, t.Container, t.limit(percent)); err != nil {
+		if err := s.Node.Throttler.Limit(ctx, t.Container, t.share(percent)); err != nil {
 			return fmt.Errorf("slow down %s: %w", t.Container.Name, err)
 		}
 	}
 	return nil
 }
 
-// limit to a share of what the container used, and never more than it may.
-func (t throttledContainer) limit(percent int32) runtime.CPULimit {
-	quota := time.Duration(t.CPUs * float64(percent) / 100 * float64(t.Limit.Period))
+// leastQuota is the smallest that the kernel takes.
+const leastQuota = time.Millisecond
+
+// share of what the container used, and never more than it may.
+func (t throttledContainer) share(percent int32) runtime.CPULimit {
+	quota := time.Duration(t.CPUs * float64(percent) / 100 * float64(t.Limit.Period)).Truncate(time.Microsecond)
 	if t.Limit.Quota > 0 {
 		quota = min(quota, t.Limit.Quota)
 	}
-	return runtime.CPULimit{Quota: max(quota, 1), Period: t.Limit.Period}
+	return runtime.CPULimit{Quota: max(quota, leastQuota), Period: t.Limit.Period}
 }
 
 // giveCPUBack restores the recorded limits. The record stays.
@@ -111,7 +121,11 @@ func (a *Agent) giveCPUBack(ctx context.Context, rec *throttled) error {
 	}
 	var errs []error
 	for _, t := range rec.Containers {
-		if err := a.Node.Throttler.Limit(ctx, t.Container, t.Limit); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		cpu, err := a.Node.Throttler.CPU(ctx, t.Container)
+		if err == nil && slices.Contains(t.Set, cpu.Limit) {
+			err = a.Node.Throttler.Limit(ctx, t.Container, t.Limit)
+		}
+		if err != nil && !errors.Is(err, runtime.ErrNotFound) {
 			errs = append(errs, fmt.Errorf("give %s its CPU time back: %w", t.Container.Name, err))
 		}
 	}

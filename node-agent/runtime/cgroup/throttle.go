@@ -16,12 +16,12 @@ import (
 
 var _ runtime.Throttler = (*Control)(nil)
 
-// cpu.max and cpu.stat count microseconds; the kernel takes no quota below a
-// millisecond (Documentation/admin-guide/cgroup-v2.rst, min_cfs_quota_period).
-const (
-	unlimited = "max"
-	minQuota  = time.Millisecond
-)
+// unlimited is cpu.max's word for no quota. It and cpu.stat count microseconds
+// (Documentation/admin-guide/cgroup-v2.rst).
+const unlimited = "max"
+
+// least is the smallest quota, and period, that the kernel takes (min_cfs_quota_period).
+const least = time.Millisecond
 
 // CPU reads cpu.max and cpu.stat.
 func (c *Control) CPU(_ context.Context, k runtime.Container) (runtime.CPU, error) {
@@ -48,7 +48,7 @@ func (c *Control) CPU(_ context.Context, k runtime.Container) (runtime.CPU, erro
 
 // Limit writes cpu.max.
 func (c *Control) Limit(_ context.Context, k runtime.Container, l runtime.CPULimit) error {
-	if l.Quota < 0 || l.Period < minQuota {
+	if l.Quota < 0 || l.Period < least {
 		return fmt.Errorf("limit the CPU of %s: %s in every %s is no limit", k.ID, l.Quota, l.Period)
 	}
 	r, err := c.open(k.CgroupDir)
@@ -65,7 +65,7 @@ func (c *Control) Limit(_ context.Context, k runtime.Container, l runtime.CPULim
 func formatLimit(l runtime.CPULimit) string {
 	quota := unlimited
 	if l.Quota > 0 {
-		quota = strconv.FormatInt(max(l.Quota, minQuota).Microseconds(), 10)
+		quota = strconv.FormatInt(max(l.Quota, least).Microseconds(), 10)
 	}
 	return quota + " " + strconv.FormatInt(l.Period.Microseconds(), 10)
 }
