@@ -37,7 +37,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 		return err
 	}
 	// The source waits no longer than this for the commit.
-	if _, err := onVolume(ctx, &t.sessionBase, m.Spec.SwitchoverTimeout.Duration, "verify the image set", func(ctx context.Context) (*images.Manifest, error) {
+	if _, err := reading(ctx, t, m.Spec.SwitchoverTimeout.Duration, "verify the image set", func(ctx context.Context) (*images.Manifest, error) {
 		return set.Verify(ctx, digest)
 	}); err != nil {
 		return t.failReading(ctx, m, err)
