@@ -72,7 +72,9 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(record)
 	}
 	if err != nil {
-		if errors.Is(limited.Err(), context.DeadlineExceeded) && ctx.Err() == nil && !isNoSpace(err) {
+		// Who looks at the deadline first is chance: the dump, or the context.
+		late := errors.Is(err, runtime.ErrGivenUp) || errors.Is(limited.Err(), context.DeadlineExceeded)
+		if late && ctx.Err() == nil && !isNoSpace(err) {
 			failed = v1alpha1.ReasonSwitchoverTimeout
 			err = fmt.Errorf("the image set was not complete within spec.switchoverTimeout (%s) of the freeze; the source goes on; look at the volume's server and speed: %w", timeout, err)
 			if byProbes {
