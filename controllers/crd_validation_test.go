@@ -43,7 +43,7 @@ func TestAPIRefusesBadSpecs(t *testing.T) {
 		"negative timeout":            {map[string]any{"podName": "redis", "timeout": "-15m"}, "timeout must be positive"},
 		"zero switchover timeout":     {map[string]any{"podName": "redis", "switchoverTimeout": "0s"}, "switchoverTimeout must be positive"},
 		"a timeout that is no number": {map[string]any{"podName": "redis", "timeout": "soon"}, "spec.timeout"},
-		"unknown policy":              {map[string]any{"podName": "redis", "preCopy": map[string]any{"onStall": "Throttle"}}, "spec.preCopy.onStall"},
+		"unknown policy":              {map[string]any{"podName": "redis", "preCopy": map[string]any{"onStall": "Sometimes"}}, "spec.preCopy.onStall"},
 		"negative time to live":       {map[string]any{"podName": "redis", "ttlSecondsAfterFinished": int64(-1)}, "spec.ttlSecondsAfterFinished"},
 	} {
 		t.Run(name, func(t *testing.T) {
