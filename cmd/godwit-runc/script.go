@@ -67,9 +67,10 @@ func scriptEnv(rec *restoring) []string {
 // scriptLine is the line of CRIU's configuration that names the program. CRIU gives
 // the value to a shell (man criu, --action-script), which asks before it starts the
 // program: a restore has seven steps and needs it at one, and the source stands
-// still meanwhile.
+// still meanwhile. The value has no spaces, because CRIU (4.1.1, criu/config.c)
+// frees what it has not allocated when one is in quotes.
 func scriptLine(self string) string {
-	return fmt.Sprintf("action-script \"test $%s != %s || exec %s\"\n", envAction, preResume, self)
+	return fmt.Sprintf("action-script test${IFS}$%s${IFS}!=${IFS}%s||exec${IFS}%s\n", envAction, preResume, self)
 }
 
 // configPath is where CRIU's configuration for a restore is, beside its logs: the
