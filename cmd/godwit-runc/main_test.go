@@ -70,7 +70,7 @@ letgo() {
 	script=$(sed -n 's/^action-script //p' "$CRIU_CONFIG_FILE")
 	for action in post-restore pre-resume post-resume; do
 		echo "$action: $(ls "$GODWIT_HOLD" "$GODWIT_MARK" 2>/dev/null | tr '\n' ' ')" >> "$DIR/calls"
-		CRTOOLS_SCRIPT_ACTION=$action CRTOOLS_INIT_PID=$1 GODWIT_TEST_ROLE=wrapper sh -c "$script" 3>&- 2>> "$DIR/calls"
+		CRTOOLS_SCRIPT_ACTION=$action CRTOOLS_INIT_PID=$1 GODWIT_TEST_ROLE=wrapper "$script" 3>&- 2>> "$DIR/calls"
 	done
 }
 case "$verb" in

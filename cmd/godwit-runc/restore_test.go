@@ -33,7 +33,7 @@ func TestCreateBecomesRestore(t *testing.T) {
 	}
 	for _, want := range []string{
 		"restore --detach --no-subreaper", "--image-path " + r.dir + "/images", "--work-path " + r.dir + "/work",
-		"CRIU's configuration: tcp-close\naction-script test${IFS}$CRTOOLS_SCRIPT_ACTION${IFS}!=${IFS}pre-resume||exec${IFS}/",
+		"CRIU's configuration: tcp-close\naction-script /",
 		// The mark is there before the processes are let go, and not sooner.
 		"post-restore: " + r.w.runDir + "/creates/" + testPod + "/app/" + testID + " \npre-resume: " + r.w.runDir + "/creates/",
 		"post-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",

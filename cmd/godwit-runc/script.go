@@ -64,15 +64,6 @@ func scriptEnv(rec *restoring) []string {
 	return []string{envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup}
 }
 
-// scriptLine is the line of CRIU's configuration that names the program. CRIU gives
-// the value to a shell (man criu, --action-script), which asks before it starts the
-// program: a restore has seven steps and needs it at one, and the source stands
-// still meanwhile. The value has no spaces, because CRIU (4.1.1, criu/config.c)
-// frees what it has not allocated when one is in quotes.
-func scriptLine(self string) string {
-	return fmt.Sprintf("action-script test${IFS}$%s${IFS}!=${IFS}%s||exec${IFS}%s\n", envAction, preResume, self)
-}
-
 // configPath is where CRIU's configuration for a restore is, beside its logs: the
 // agent removes both.
 func configPath(im *wire.Images) string { return filepath.Join(im.WorkDir, "restore.conf") }
@@ -91,14 +82,14 @@ func writeConfig(path, agents string) error {
 	if err == nil {
 		_, err = os.Stat(self)
 	}
-	if err == nil && strings.ContainsAny(self, " \t\n\"'#\\$`&;|<>()*?[]~") {
+	if err == nil && strings.ContainsAny(self, " \t\n\"'#\\") {
 		err = fmt.Errorf("%q cannot be named there", self)
 	}
 	if err == nil {
 		if n := len(conf); n > 0 && conf[n-1] != '\n' {
 			conf = append(conf, '\n')
 		}
-		conf = append(conf, scriptLine(self)...)
+		conf = append(conf, "action-script "+self+"\n"...)
 		err = os.WriteFile(path, conf, modeMark)
 	}
 	if err != nil {
