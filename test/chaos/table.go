@@ -108,6 +108,9 @@ type row struct {
 	how  string
 }
 
+// nobodyKnows: the mark says that the processes may run, and they are gone.
+const nobodyKnows = "nobody can tell whether it ran before its restore was killed"
+
 // noFault is the migration to which nothing happens.
 const noFault = "none"
 
@@ -125,8 +128,10 @@ var table = []row{
 		quick: []step{committed}},
 	{fault: "kill-wrapper", steps: []step{wrapperParked, restoring, runcRunning, complete, runcDone, wrapperDone},
 		only: []step{runcDone, wrapperDone}, how: "containerd ends a container whose runtime is killed"},
-	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete}},
-	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping}},
+	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete},
+		only: []step{marked}, how: nobodyKnows},
+	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping},
+		only: []step{marked}, how: nobodyKnows},
 
 	{fault: "restart-containerd-source", steps: []step{firstRound, frozen, dumping, published, committed, completing}},
 	{fault: "restart-containerd-target", steps: []step{gateOpened, parked, verified, restoring, complete, restored}},
@@ -134,7 +139,8 @@ var table = []row{
 	{fault: "restart-kubelet-target", steps: []step{gateOpened, wrapperParked, restoring, restored}},
 
 	{fault: "power-off-source", steps: []step{roundDone, frozen, committed, restored, killed}, only: []step{roundDone, frozen}, how: "its node lost power"},
-	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored}, only: []step{told, restored}, how: "its node lost power"},
+	{fault: "power-off-target", steps: []step{targetCreated, parked, verified, committed, told, complete, marked, restored},
+		only: []step{committed, told, complete, marked, restored}, how: "its node lost power, and with it the knowledge whether it ran"},
 
 	{fault: "stop-nfs", steps: []step{firstRound, frozen, dumped, sealed, verified, told, killed}},
 	{fault: "volume-full", steps: []step{firstRound, roundDone, frozen}, quick: []step{frozen}},
