@@ -71,7 +71,7 @@ func newStart(o *options) *cobra.Command {
 	f.StringVar(&r.targetName, "target-name", "", "name of the pod on the target node (default: the pod's with a suffix)")
 	f.Int32Var(&r.maxRounds, "max-rounds", 0, "most rounds of pre-copy; 0 stops and copies (default: the API's)")
 	f.DurationVar(&r.targetDowntime, "target-downtime", 0, "pre-copy until the predicted downtime is at most this (default: the API's)")
-	f.StringVar(&r.onStall, "on-stall", "", "Abort or StopAndCopy, when pre-copy does not converge (default: the API's)")
+	f.StringVar(&r.onStall, "on-stall", "", "Abort, StopAndCopy or Throttle, when pre-copy does not converge (default: the API's)")
 	f.DurationVar(&r.timeout, "timeout", 0, "give up after this time (default: the API's)")
 	f.BoolVar(&r.dryRun, "dry-run", false, "only find out whether the pod can be moved")
 	f.BoolVar(&wait, "wait", false, "show the progress, and fail unless the pod was moved")
