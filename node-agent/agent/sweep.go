@@ -88,28 +88,26 @@ func (s *sweeper) known(ctx context.Context) (map[types.UID]*v1alpha1.Migration,
 // sweepHeld lets pods go on that are frozen for a Migration that is gone. While
 // the Migration exists its session decides.
 func (s *sweeper) sweepHeld(ctx context.Context) error {
-	all, err := s.freezes().all()
-	if len(all) == 0 {
-		return err
-	}
-	known, kerr := s.known(ctx)
-	if kerr != nil {
-		return errors.Join(err, kerr)
-	}
-	errs := []error{err}
-	for uid, h := range all {
-		if known[uid] != nil || s.runs(uid) {
-			continue
-		}
+	return undo(ctx, s, s.freezes(), func(_ types.UID, h *held) error {
 		_, err := s.releaseOrphan(ctx, h)
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+		return err
+	})
 }
 
 // sweepThrottled gives pods their CPU time back whose Migration is gone.
 func (s *sweeper) sweepThrottled(ctx context.Context) error {
-	all, err := s.throttles().all()
+	return undo(ctx, s, s.throttles(), func(uid types.UID, _ *throttled) error {
+		if err := s.unthrottle(ctx, uid); err != nil {
+			return err
+		}
+		orphansRemoved.WithLabelValues("throttle").Inc()
+		return nil
+	})
+}
+
+// undo undoes what is recorded for Migrations that are gone.
+func undo[T any](ctx context.Context, s *sweeper, r records[T], one func(types.UID, *T) error) error {
+	all, err := r.all()
 	if len(all) == 0 {
 		return err
 	}
@@ -118,15 +116,10 @@ func (s *sweeper) sweepThrottled(ctx context.Context) error {
 		return errors.Join(err, kerr)
 	}
 	errs := []error{err}
-	for uid := range all {
-		if known[uid] != nil || s.runs(uid) {
-			continue
+	for uid, v := range all {
+		if known[uid] == nil && !s.runs(uid) {
+			errs = append(errs, one(uid, v))
 		}
-		err := s.unthrottle(ctx, uid)
-		if err == nil {
-			orphansRemoved.WithLabelValues("throttle").Inc()
-		}
-		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
