@@ -151,8 +151,8 @@ type ConvergenceStatus struct {
 	// pages that it dirtied again counted once.
 	// +optional
 	DirtyBytesPerSecond int64 `json:"dirtyBytesPerSecond,omitempty"`
-	// cpuPercent of the CPU time it used before is left to the pod to slow it down.
-	// Absent while nothing is taken from it.
+	// cpuPercent of the CPU time it used before is left to the pod, to slow it down,
+	// from this decision until the freeze. Absent when all is.
 	// +optional
 	CPUPercent *int32 `json:"cpuPercent,omitempty"`
 }

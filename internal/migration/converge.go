@@ -135,7 +135,7 @@ func Converge(p PreCopy) Convergence {
 	stalled := func(reason, format string, args ...any) Convergence {
 		c.Reason, c.Message = reason, fmt.Sprintf(format, args...)
 		c.Message += fmt.Sprintf("; %s/s were dirtied and %s/s copied in the last round", bytesString(c.DirtyRate), bytesString(c.Bandwidth))
-		c.Verdict = v1alpha1.VerdictStalled
+		c.Verdict, c.CPUPercent = v1alpha1.VerdictStalled, 100
 		next, slower := throttle(p.CPUPercent)
 		switch {
 		case p.OnStall == v1alpha1.OnStallThrottle && fixed < p.TargetDowntime && slower:

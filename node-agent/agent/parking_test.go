@@ -54,9 +54,16 @@ func newParkingRig(t *testing.T, objects ...client.Object) *parkingRig {
 		cancel()
 		must(t, <-served)
 	})
+	awaitSocket(t, dir)
+	return &parkingRig{t, dir, a.parking}
+}
+
+// awaitSocket returns when the agent's socket is there. serve says only how it ends.
+func awaitSocket(t *testing.T, dir string) {
+	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(dir, wire.SocketName)); err == nil {
-			return &parkingRig{t, dir, a.parking}
+			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("nobody listens")
@@ -198,12 +205,7 @@ func TestAgentThatEndsHangsUpWithoutAVerdict(t *testing.T) {
 	served := make(chan error, 1)
 	r.p.lots = map[lotKey]*parked{}
 	go func() { served <- r.p.serve(ctx, dir) }()
-	for {
-		if _, err := os.Stat(filepath.Join(dir, wire.SocketName)); err == nil {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+	awaitSocket(t, dir)
 	r.dir = dir
 	_, in, reply := r.ask(wire.Request{ContainerID: "c1"})
 	if reply.Verdict != wire.Park {

@@ -113,6 +113,7 @@ func (c *container) read() (status, error) {
 	return decode(b)
 }
 
+// awaitBirth waits for the program, which tells of itself in a file only.
 func (c *container) awaitBirth(t *testing.T) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
@@ -151,6 +152,7 @@ func (c *container) Dirty(t *testing.T, bytes int64) {
 	if err := c.node.Killer.Signal(t.Context(), c.info, int(unix.SIGUSR1)); err != nil {
 		t.Fatal(err)
 	}
+	// Its answer is a number in that file.
 	for deadline := time.Now().Add(time.Minute); c.status(t).Commands == before; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the program does not follow a command")

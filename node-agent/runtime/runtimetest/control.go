@@ -125,6 +125,7 @@ func testSignal(t *testing.T, n Node) {
 	proceeds(t, w)
 	noError(t, "Signal", n.Killer.Signal(step(t), c, sigkill))
 	var err error
+	// That it is gone, only trying tells: the suite is nobody's parent here.
 	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
 		if err = n.Killer.Signal(step(t), c, sigcont); err != nil || time.Now().After(deadline) {
 			break

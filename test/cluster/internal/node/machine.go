@@ -54,7 +54,7 @@ func Accelerator(kvm bool) []string {
 // counter, which a kernel that measures it on a busy host can get further wrong
 // than its own later correction accepts. Address space randomization is off
 // there: the emulator translates a program anew for every place it is loaded at,
-// which makes starting a dynamically linked one three to four times slower. Tests
+// which makes starting a dynamically linked one several times slower. Tests
 // that are about memory turn it on (/proc/sys/kernel/randomize_va_space).
 func (m Machine) kernelArgs() string {
 	if m.KVM {
