@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 
 # One image holds every binary that runs in a cluster: the manager, the node
-# agent, and the runtime wrapper, which the agent copies to its node and which
-# is also the gate that target pods wait in.
+# agent, and what the agent copies to its node: the guard, and the runtime
+# wrapper, which is also the gate that target pods wait in.
 
 ARG GO_VERSION=1.26.6
 FROM golang:${GO_VERSION} AS build
@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -buildvcs=false -tags="${TAGS}" \
         -ldflags="-s -w -X main.version=${VERSION}" \
-        -o /out/ ./cmd/manager ./cmd/godwit-runc ./node-agent && \
+        -o /out/ ./cmd/manager ./cmd/godwit-runc ./cmd/godwit-guard ./node-agent && \
     mv /out/node-agent /out/agent
 
 FROM scratch

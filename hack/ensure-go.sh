@@ -32,7 +32,7 @@ if [ -z "$old" ]; then
 		exit 1
 	fi
 	echo "ensure-go: installing Debian's Go" >&2
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends golang-go ca-certificates >&2
+	"$root/hack/packages.sh" golang-go ca-certificates
 	old=$(command -v go)
 fi
 

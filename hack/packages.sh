@@ -17,6 +17,9 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "packages: installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
-# Another part of the build may be using apt: wait for its lock.
-apt-get -o DPkg::Lock::Timeout=600 update -q >&2
-apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends "${missing[@]}" >&2
+# apt does not wait for the lock of the package lists, only for dpkg's. Other parts
+# of a build that install packages (test/cluster does) take this one first. It is not
+# inherited by services that a package starts.
+exec flock --close /run/lock/godwit-apt.lock sh -c '
+	apt-get -q update >&2 &&
+	exec apt-get -o DPkg::Lock::Timeout=600 install -q -y --no-install-recommends "$@" >&2' sh "${missing[@]}"

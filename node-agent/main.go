@@ -35,11 +35,11 @@ var version = "dev"
 
 // options are the command's flags and its pod's identity.
 type options struct {
-	nodeName, imagesDir, runDir, wrapper string
-	metricsAddr, probeAddr               string
-	installRuntime, cleanupOnUninstall   bool
-	podName, podNamespace                string
-	logLevel                             string
+	nodeName, imagesDir, runDir, wrapper, guard string
+	metricsAddr, probeAddr                      string
+	installRuntime, cleanupOnUninstall          bool
+	podName, podNamespace                       string
+	logLevel                                    string
 }
 
 func main() {
@@ -56,6 +56,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.imagesDir, "images-dir", "/var/lib/godwit/images", "where the shared volume is mounted in the agent's container")
 	fs.StringVar(&o.runDir, "run-dir", "/run/godwit", "directory of the node for the wrapper's socket, marks and work files")
 	fs.StringVar(&o.wrapper, "wrapper", "/usr/local/bin/godwit-runc", "the OCI runtime wrapper in the agent's image, copied to the node")
+	fs.StringVar(&o.guard, "guard", "/usr/local/bin/godwit-guard", "the guard in the agent's image, a plugin of containerd, copied to the node")
 	fs.StringVar(&o.metricsAddr, "metrics-bind-address", ":8080", "address of the metrics endpoint, 0 switches it off")
 	fs.StringVar(&o.probeAddr, "health-probe-bind-address", ":8081", "address of the health probes")
 	fs.BoolVar(&o.installRuntime, "install-runtime", true, "add the runtime handler to containerd when the agent starts")

@@ -48,7 +48,7 @@ func openNode(ctx context.Context, o options) (*node, error) {
 	}
 	cg := cgroup.New(cgroup.Options{Host: h})
 	cr := criu.New(criu.Options{Host: h, Cgroup: cg})
-	guard := nri.New(nri.Options{Socket: h.Path(nri.DefaultSocket), Log: ctrl.Log.WithName("nri")})
+	guard := nri.New(nri.Options{Socket: h.Path(nri.DefaultSocket), Records: h.Path(nri.DefaultRecords), Log: ctrl.Log.WithName("nri")})
 	return &node{
 		host: h, containerd: cd, guard: guard,
 		Node: agent.Node{
@@ -129,11 +129,15 @@ func installer(o options, n *node, state *handlerState) manager.RunnableFunc {
 }
 
 func (n *node) installHandler(ctx context.Context, o options) error {
-	wrapper, err := os.ReadFile(o.wrapper)
-	if err != nil {
+	var b containerd.Binaries
+	var err error
+	if b.Wrapper, err = os.ReadFile(o.wrapper); err != nil {
 		return fmt.Errorf("read the runtime wrapper: %w", err)
 	}
-	done, err := n.containerd.InstallHandler(ctx, wrapper, containerd.HandlerOptions{})
+	if b.Guard, err = os.ReadFile(o.guard); err != nil {
+		return fmt.Errorf("read the guard: %w", err)
+	}
+	done, err := n.containerd.InstallHandler(ctx, b, containerd.HandlerOptions{})
 	if err != nil {
 		return err
 	}

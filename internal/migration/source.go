@@ -27,7 +27,8 @@ type SourceObservation struct {
 	// PodGone: the source pod object (by UID) no longer exists.
 	PodGone bool
 	// Killed: the containers that were frozen do not run any more, though the pod
-	// exists and nobody is deleting it.
+	// exists and nobody is deleting it: kubelet has ended them, or the node has
+	// restarted.
 	Killed bool
 	// Frozen: the kernel says that a task of the pod is frozen now.
 	Frozen bool
@@ -119,7 +120,7 @@ func DecideSource(o SourceObservation) SourceAction {
 		switch {
 		case o.Report.Failure != nil:
 			return SourceIdle // the controller aborts
-		case o.Killed && (state == v1alpha1.SourceFrozen || state == v1alpha1.SourceDumped):
+		case o.Killed:
 			return SourceAbort // nothing is left to fall back on; kubelet starts it anew
 		case state == v1alpha1.SourceDumped && o.FrozenFor > o.SwitchoverTimeout:
 			return SourceAbort

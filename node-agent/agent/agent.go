@@ -138,7 +138,7 @@ func New(c Config) *Agent {
 
 // SetupWithManager registers the agent's watches and its socket with a manager.
 func (a *Agent) SetupWithManager(mgr ctrl.Manager) error {
-	if err := errors.Join(mgr.Add(a), mgr.Add(manager.RunnableFunc(a.SweepMarks)), mgr.Add(manager.RunnableFunc(a.Sweep))); err != nil {
+	if err := errors.Join(mgr.Add(a), mgr.Add(manager.RunnableFunc(a.SweepMarks)), mgr.Add(manager.RunnableFunc(a.Sweep)), a.setupGates(mgr)); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).

@@ -25,7 +25,7 @@ var (
 	evCommitted = event{corev1.EventTypeNormal, "Committed", "Switchover", "the image set is verified; from here the target owns the pod"}
 	evRestored  = event{corev1.EventTypeNormal, "Restored", "Switchover", "the pod's processes run on %s, restored in %s"}
 	evTakenBack = event{corev1.EventTypeWarning, "RestoreFailed", "Rollback", "the restore failed and left nothing behind; the source goes on: %s"}
-	evOrphaned  = event{corev1.EventTypeWarning, "MigrationGone", "Switchover", "Migration %s was removed in the middle of its switchover, and the pod may run on the target: it stays frozen here. Delete this pod if the target runs, or annotate it with %s=%s if the target does not and never will"}
+	evOrphaned  = event{corev1.EventTypeWarning, "MigrationGone", "Switchover", "Migration %s was removed in the middle of its switchover, and the pod may run on the target: nothing of it runs here until this is known. Delete this pod if the target runs, or annotate it with %s=%s if the target does not and never will"}
 	evUnclean   = event{corev1.EventTypeWarning, "ImagesNotRemoved", "Clean", "the images cannot be removed yet, which is tried again until it works: %s"}
 	evFailed    = event{corev1.EventTypeWarning, "StepFailed", "Migrate", "%s: %s"}
 )

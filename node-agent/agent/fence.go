@@ -38,33 +38,50 @@ func (s *sourceSession) switchoverBudget() time.Duration {
 // container that was killed is the source's to start anew.
 func (s *sourceSession) fence(m *v1alpha1.Migration, o migration.SourceObservation) {
 	state := s.report.State
+	var err error
 	switch {
 	case o.PodGone || o.Handover == v1alpha1.HandoverAborted:
-		s.unfence()
+		err = s.unfence(m)
 	case o.Handover == v1alpha1.HandoverCommitted:
-		s.guard(m, "it has been handed over to another node")
-	case o.Frozen || state == v1alpha1.SourceFrozen || state == v1alpha1.SourceDumped:
-		s.guard(m, "it is being moved to another node and is frozen")
+		err = s.guard(m, "it has been handed over to another node")
+	case o.Frozen || o.Killed || state == v1alpha1.SourceFrozen || state == v1alpha1.SourceDumped:
+		err = s.guard(m, "it is being moved to another node and is frozen")
 	default:
-		s.unfence()
+		err = s.unfence(m)
+	}
+	if err != nil {
+		// What has to be done for the pod goes on; the next step tries again.
+		s.log.Error(err, "fence the source")
 	}
 }
 
-func (s *sourceSession) guard(m *v1alpha1.Migration, why string) {
-	uid := string(m.Status.Source.PodUID)
-	if s.Node.Guard == nil || uid == "" {
-		return
+func (s *sourceSession) guard(m *v1alpha1.Migration, why string) error {
+	ref := m.Status.Source.PodRef
+	if s.Node.Guard == nil || ref.PodUID == "" {
+		return nil
 	}
-	s.guarded = uid
-	s.Node.Guard.Guard(uid, fmt.Sprintf("Migration %s: %s", s.key, why))
+	boot := s.BootID
+	if s.fenced != nil {
+		boot = s.fenced.BootID // when it was frozen
+	}
+	return s.Node.Guard.Guard(runtime.Guarded{
+		Namespace: s.key.Namespace, Pod: ref.PodName, PodUID: string(ref.PodUID),
+		Migration: s.key.Name, MigrationUID: string(s.uid), BootID: boot,
+		Why: fmt.Sprintf("Migration %s: %s", s.key, why),
+	})
 }
 
-func (s *sourceSession) unfence() {
-	if s.guarded != "" {
-		s.Node.Guard.Release(s.guarded)
-		s.guarded = ""
+func (s *sourceSession) unfence(m *v1alpha1.Migration) error {
+	if s.Node.Guard == nil {
+		return nil
 	}
+	return s.Node.Guard.Release(string(m.Status.Source.PodUID))
 }
+
+// lostPower: the pod was frozen, or about to be, when its node restarted. Nothing
+// is left of its processes, and the guard has seen to it that nothing was begun
+// afresh.
+func (s *sourceSession) lostPower() bool { return s.fenced != nil && s.fenced.BootID != s.BootID }
 
 // wasKilled: none of the containers that were copied runs any more, though
 // nobody has asked for the pod's end.
@@ -83,7 +100,9 @@ func (s *sourceSession) wasKilled(pod *corev1.Pod) bool {
 func (s *sourceSession) killedFailure() *v1alpha1.Failure {
 	f := &v1alpha1.Failure{Reason: v1alpha1.ReasonSourceKilled,
 		Message: "kubelet killed the frozen source container"}
-	if b := s.report.ProbeBudget; b != nil {
+	if s.lostPower() {
+		f.Message = "the source's node restarted while the pod was frozen"
+	} else if b := s.report.ProbeBudget; b != nil {
 		f.Container = b.Container
 		f.Message += fmt.Sprintf(", whose %s probe waits for %s", b.Probe, b.Patience.Duration)
 	}
@@ -102,7 +121,7 @@ func budgetSpent(b *v1alpha1.ProbeBudget) *v1alpha1.Failure {
 // target goes on, and the image set is all there is.
 func (s *sourceSession) reportKilled(ctx context.Context, m *v1alpha1.Migration) error {
 	f := s.killedFailure()
-	s.log.Error(nil, "kubelet has killed the frozen source", "reason", f.Reason)
+	s.log.Error(nil, "nothing is left of the frozen source", "reason", f.Reason, "message", f.Message)
 	failures.WithLabelValues(string(roleSource), f.Reason).Inc()
 	s.report.Failure = f
 	s.event(m, evFenced, f.Message)

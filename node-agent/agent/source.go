@@ -44,8 +44,9 @@ type sourceSession struct {
 	publishAttempted bool
 	// killed as last observed: the frozen containers are gone.
 	killed bool
-	// guarded is the UID of the pod whose new containers the node refuses.
-	guarded   string
+	// fenced is the node's record that it refuses the pod's new containers, as it was
+	// when this session began; nil when there was none.
+	fenced    *runtime.Guarded
 	publisher publisher
 	// cpu that the containers, by id, had used when the last round began.
 	cpu map[string]cpuUse
@@ -120,6 +121,9 @@ func (s *sourceSession) load(ctx context.Context) error {
 				s.dirty += c.Rounds[r-1].DirtyBytes
 			}
 		}
+	}
+	if s.fenced, err = s.guardFor(s.uid); err != nil {
+		return err
 	}
 	s.publishAttempted = s.report.ManifestDigest != "" || h != nil && h.Published
 	s.loaded = true
@@ -196,7 +200,7 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		}
 		o.Frozen = o.Frozen || frozen
 	}
-	o.Killed = s.wasKilled(pod)
+	o.Killed = s.wasKilled(pod) || pod != nil && s.lostPower() && len(s.containers) == 0
 	s.killed = o.Killed
 	s.fence(m, o)
 	o.Refresh = s.refreshPays()

@@ -137,7 +137,15 @@ func (s *sourceSession) orphaned(ctx context.Context) error {
 			return err
 		}
 	}
-	s.unfence()
+	g, err := s.guardFor(s.uid)
+	if err != nil {
+		return err
+	}
+	if g != nil {
+		if free, err := s.releaseGuarded(ctx, *g); err != nil || !free {
+			return err
+		}
+	}
 	return s.removeTraces(ctx)
 }
 

@@ -35,6 +35,9 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	if len(s.containers) == 0 {
 		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound))
 	}
+	if err := s.sameContainers(); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", err)
+	}
 	k := s.rounds()
 	full := k == 0 || s.chainBroken
 	if full && k > 0 {
@@ -90,6 +93,18 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	}
 	failpoint.At("source-round-done")
 	return s.publish(ctx)
+}
+
+// sameContainers: what is in the image set is of the containers that run now.
+func (s *sourceSession) sameContainers() error {
+	for _, st := range s.report.Containers {
+		for _, c := range s.containers {
+			if c.Name == st.Name && c.ID != st.ContainerID && len(st.Rounds) > 0 {
+				return fmt.Errorf("container %q was restarted since its first round; the pod goes on, try again", c.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // roundDump is the outcome of the dumps of one round.

@@ -35,6 +35,9 @@ type finalDump struct {
 // Until the digest is published nobody can commit, so a failure before lets the
 // source go on at once. After the attempt to publish only the register decides.
 func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) error {
+	if err := s.sameContainers(); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", err)
+	}
 	set, err := s.set()
 	if err != nil {
 		return err
@@ -57,11 +60,13 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
 	}
 
+	if err := s.guard(m, "it is being moved to another node and is frozen"); err != nil {
+		return s.undoFreeze(ctx, m, v1alpha1.ReasonFreezeFailed, err)
+	}
 	if c := s.report.Convergence; c != nil {
 		// Of what is dirty now; the last round may have been a while ago.
 		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(s.preCopyInput(m)).Predicted}
 	}
-	s.guard(m, "it is being moved to another node and is frozen")
 	// Whatever hangs, the pod is not held for longer than this.
 	limited, cancel := context.WithDeadline(ctx, record.Deadline)
 	defer cancel()

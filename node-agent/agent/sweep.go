@@ -62,6 +62,7 @@ func (a *Agent) Sweep(ctx context.Context) error {
 func (s *sweeper) sweep(ctx context.Context) error {
 	return errors.Join(
 		s.sweepHeld(ctx),
+		s.sweepGuarded(ctx),
 		s.sweepThrottled(ctx),
 		s.sweepParked(ctx),
 		s.sweepRestores(ctx),
@@ -92,6 +93,38 @@ func (s *sweeper) sweepHeld(ctx context.Context) error {
 		_, err := s.releaseOrphan(ctx, h)
 		return err
 	})
+}
+
+// sweepGuarded lets new containers of pods be created whose Migration is gone, or
+// is over and has forgotten them. What is held besides is sweepHeld's.
+func (s *sweeper) sweepGuarded(ctx context.Context) error {
+	if s.Node.Guard == nil {
+		return nil
+	}
+	all, err := s.Node.Guard.Guarded()
+	if len(all) == 0 {
+		return err
+	}
+	known, kerr := s.known(ctx)
+	if kerr != nil {
+		return errors.Join(err, kerr)
+	}
+	errs := []error{err}
+	for _, g := range all {
+		uid := types.UID(g.MigrationUID)
+		h, err := s.heldBy(uid)
+		if err != nil || h != nil || s.runs(uid) || known[uid] != nil && sourceNeeded(known[uid]) {
+			errs = append(errs, err)
+			continue
+		}
+		if m := known[uid]; m != nil && m.Status.Handover != nil && m.Status.Handover.State == v1alpha1.HandoverAborted {
+			err = s.Node.Guard.Release(g.PodUID)
+		} else {
+			_, err = s.releaseGuarded(ctx, g)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // sweepThrottled gives pods their CPU time back whose Migration is gone.
@@ -260,8 +293,12 @@ func (s *sweeper) over(known map[types.UID]*v1alpha1.Migration, uid types.UID) b
 		return migration.Finished(m.Status.Phase) &&
 			(source == nil || source.State == "" || source.State == v1alpha1.SourceCleaned)
 	}
+	// While a person has to decide, the images may be all there is.
 	if h, err := s.heldBy(uid); h != nil || err != nil {
-		return false // a person has to decide; the images may be all there is
+		return false
+	}
+	if g, err := s.guardFor(uid); g != nil || err != nil {
+		return false
 	}
 	since, seen := s.unknown[uid]
 	if !seen {

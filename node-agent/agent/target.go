@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,7 +17,6 @@ import (
 	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
-	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // targetSession is the loop on the node the pod goes to.
@@ -249,15 +247,12 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) 
 
 // openGate ends the gate, so that kubelet goes on to create the containers.
 func (t *targetSession) openGate(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
-	c, err := t.Node.Finder.Container(ctx, gateID(pod))
-	if errors.Is(err, runtime.ErrNotFound) {
-		return nil // it has ended; kubelet will say so
+	err := t.endGate(ctx, pod)
+	if errors.Is(err, errSignalGate) {
+		return t.fail(ctx, m, v1alpha1.ReasonGateFailed, err)
 	}
 	if err != nil {
-		return fmt.Errorf("find the gate: %w", err)
-	}
-	if err := t.Node.Killer.Signal(ctx, c, int(syscall.SIGTERM)); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-		return t.fail(ctx, m, v1alpha1.ReasonGateFailed, err)
+		return err
 	}
 	failpoint.At("target-gate-opened")
 	t.report.State = v1alpha1.TargetReleased
@@ -345,17 +340,4 @@ func (t *targetSession) container(name string) *v1alpha1.TargetContainerStatus {
 	}
 	t.report.Containers = append(t.report.Containers, v1alpha1.TargetContainerStatus{Name: name})
 	return &t.report.Containers[len(t.report.Containers)-1]
-}
-
-// gateID is the container id of the running gate, "" when it does not run.
-func gateID(pod *corev1.Pod) string {
-	if pod == nil {
-		return ""
-	}
-	for _, s := range pod.Status.InitContainerStatuses {
-		if s.Name == v1alpha1.GateContainerName && s.State.Running != nil {
-			return trimScheme(s.ContainerID)
-		}
-	}
-	return ""
 }

@@ -195,17 +195,36 @@ type Killer interface {
 	Discard(ctx context.Context, id, bundle string) error
 }
 
-// Guard keeps the node from starting a pod's containers afresh.
+// Guard keeps the node from starting a pod's containers afresh: also while the
+// agent is away, and from the moment on at which the node can create containers
+// after it has lost its power. A node whose runtime does not ask before it creates
+// a container has no such thing; there the records are all that it does.
 type Guard interface {
-	// Guard makes the node refuse every new container of the pod, telling why,
-	// until Release. Containers that exist are not touched. It costs nothing but
-	// memory, so that it can be called right before a freeze. Repeating is not an
-	// error; nor is a node that cannot ask before it creates a container: there
-	// the guard has no effect.
-	Guard(podUID, why string)
+	// Guard makes the node refuse every new container of the pod until Release.
+	// Containers that exist are not touched. When it returns nil, the record is on
+	// the node's disk. Repeating is not an error, and costs a look.
+	Guard(g Guarded) error
 	// Release lets new containers of the pod be created again. Repeating is not
 	// an error, nor is a pod that was never guarded.
-	Release(podUID string)
+	Release(podUID string) error
+	// Guarded are the pods whose containers are refused. Those whose records cannot
+	// be read are in the error, and are refused all the same.
+	Guarded() ([]Guarded, error)
+}
+
+// Guarded is a pod whose new containers the node refuses.
+type Guarded struct {
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	PodUID    string `json:"podUID"`
+	// Migration and MigrationUID: for whose sake.
+	Migration    string `json:"migration"`
+	MigrationUID string `json:"migrationUID"`
+	// BootID of the node when it was guarded. In another boot nothing is left of the
+	// processes that the pod had then.
+	BootID string `json:"bootID"`
+	// Why, for people: kubelet shows it in the pod's events.
+	Why string `json:"why"`
 }
 
 // Files carries what is not in CRIU's images: the difference of the root file

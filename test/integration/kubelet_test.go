@@ -268,11 +268,19 @@ func (n *simNode) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.P
 			}
 			p.Status.InitContainerStatuses = append(p.Status.InitContainerStatuses, st)
 		}
+		var last corev1.ContainerState
+		for _, had := range p.Status.ContainerStatuses {
+			last = had.LastTerminationState
+			if r := had.State.Running; r != nil && had.ContainerID != "containerd://"+appID {
+				last.Terminated = &corev1.ContainerStateTerminated{StartedAt: r.StartedAt, FinishedAt: metav1.Now(), ContainerID: had.ContainerID}
+			}
+		}
 		app := corev1.ContainerStatus{Name: p.Spec.Containers[0].Name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}
 		if appID != "" {
 			app = corev1.ContainerStatus{Name: app.Name, Ready: true, Started: ptr.To(true), ContainerID: "containerd://" + appID,
 				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}
 		}
+		app.LastTerminationState = last
 		p.Status.ContainerStatuses = []corev1.ContainerStatus{app}
 		err := n.client.Status().Update(ctx, &p)
 		if err == nil || apierrors.IsNotFound(err) {

@@ -91,6 +91,8 @@ byte fly = NOTHING;
 byte src = RUNS;
 byte img = INCOMPLETE;
 bool slost = false;
+/* the record that no container of the source is to be created */
+bool fence = false;
 /* the target's node; mark is the file that says that the image set is used up */
 byte tree = NONE, create = IDLE, tnode = UP;
 bool mark = false;
@@ -119,6 +121,7 @@ bool nodeproof = false; /* the target's Node is deleted or tainted out-of-servic
 bool falseproof = false; /* and that was a lie */
 bool ran = false;       /* the restored tree has run */
 bool said = false;      /* and its agent has said so */
+bool slostonce = false; /* the source's node has been lost, and perhaps come back */
 bool overrun = false;   /* kubelet killed the frozen source: the budget was exceeded */
 bool copylost = false;  /* the target's node was lost with the running copy */
 bool wanted = false;    /* a person deleted a pod */
@@ -247,10 +250,15 @@ bool wanted = false;    /* a person deleted a pod */
 #define FENCED false
 #else
 #ifdef NO_FENCE_CLOSED     /* the same while the agent is away */
-#define FENCED (sup && sreg != ABORTED)
+#define FENCED (sup && fence)
 #else
-#define FENCED (sreg != ABORTED)
+#define FENCED fence
 #endif
+#endif
+#ifdef NO_FENCE_DURABLE    /* and when the node has lost its power */
+#define FENCE_DURABLE false
+#else
+#define FENCE_DURABLE true
 #endif
 #ifdef NO_NODE_PROOF       /* a commit is given up for a node that is proven gone */
 #define NODE_PROOF true
@@ -281,7 +289,7 @@ inline judge() {
 	/* (a) */
 	assert(!(SOURCE_RUNS && TARGET_RUNS && 1 == 1) || falseproof);
 	/* (b) */
-	assert(!(src == DEAD && !TARGET_RUNS && !BEING_RESTORED && 2 == 2) || slost || copylost || wanted || overrun)
+	assert(!(src == DEAD && !TARGET_RUNS && !BEING_RESTORED && 2 == 2) || slostonce || copylost || wanted || overrun)
 }
 
 /* (c) a container was started from its image by accident */
@@ -306,10 +314,10 @@ inline sforget() { sup = false; sdumping = false; srep = CONVERGED }
 #define COMMITTED_FOR_TARGET (treg == COMMITTED || own && treg == EMPTY)
 #define TARGET_WORKS (tup && tnode == UP && !judging)
 /* what a person, or the node when it comes back, has to decide */
-#define UNDECIDED (reg == COMMITTED && (src == STILL || overrun || slost || wanted) && (tnode != UP || !TARGET_RUNS && ran || mark && tree == NONE))
+#define UNDECIDED (reg == COMMITTED && (src == STILL || overrun || slostonce || wanted) && (tnode != UP || !TARGET_RUNS && ran || mark && tree == NONE))
 
 #define ENDED_WELL (phase == SUCCEEDED && src == DEAD && (TARGET_RUNS || wanted || copylost))
-#define ENDED_BACK (phase == FAILED && (src == RUNS || slost || overrun || wanted) && tree == NONE && create == IDLE)
+#define ENDED_BACK (phase == FAILED && (src == RUNS || slost || slostonce && (src == FRESH || spod == GONE) || overrun || wanted) && tree == NONE && create == IDLE)
 
 active proctype everything() {
 	do
@@ -343,10 +351,10 @@ active proctype everything() {
 	:: d_step { creg == COMMITTED && cphase < COMPLETING && NODE_PROOF && NODE_UNRESTORED && VERSION -> reg = ABORTED; phase = ROLLING; ccache(); judge() }
 
 	/* ---- source agent ------------------------------------------------------ */
-	:: d_step { sup && sphase == SW && sreg == EMPTY && srep == CONVERGED && src == RUNS && spod == EXISTS -> src = STILL; srep = FROZEN; sdumping = true; judge() }
+	:: d_step { sup && sphase == SW && sreg == EMPTY && srep == CONVERGED && src == RUNS && spod == EXISTS -> src = STILL; fence = true; srep = FROZEN; sdumping = true; judge() }
 	/* the final dump succeeds, or fails and the source goes on */
 	:: d_step { sup && sdumping && src == STILL -> img = COMPLETE; srep = DUMPED; sdumping = false }
-	:: d_step { sup && sdumping && src == STILL -> ONLY_FUTURE; src = RUNS; srep = GAVEUP; sst = GAVEUP; sdumping = false; judge() }
+	:: d_step { sup && sdumping && src == STILL -> ONLY_FUTURE; src = RUNS; fence = false; srep = GAVEUP; sst = GAVEUP; sdumping = false; judge() }
 	:: d_step { sup && sdumping && src == DEAD -> srep = GAVEUP; sst = GAVEUP; sdumping = false }
 	/* the digest: published, or nobody knows */
 	:: d_step { sup && srep == DUMPED && sst == CONVERGED && fly != A_DIGEST -> sst = DUMPED }
@@ -357,8 +365,9 @@ active proctype everything() {
 #endif
 	:: d_step { sup && srep == DUMPED && sst == CONVERGED && FAULT && fly == NOTHING -> SPEND; fly = A_DIGEST; sforget() }
 	/* the switchover timeout, or a restart in the middle of the dump */
-	:: d_step { sup && sphase == SW && sreg == EMPTY && (srep == DUMPED || src == STILL && !sdumping) && CAN_ABORT -> reg = ABORTED; scache(); judge() }
-	:: d_step { sup && sphase == SW && sreg == EMPTY && (srep == DUMPED || src == STILL && !sdumping) && FAULT && fly == NOTHING -> SPEND; fly = AN_ABORT }
+	/* or of the node since */
+	:: d_step { sup && sphase == SW && sreg == EMPTY && (srep == DUMPED || src == STILL && !sdumping || src == DEAD && fence) && CAN_ABORT -> reg = ABORTED; scache(); judge() }
+	:: d_step { sup && sphase == SW && sreg == EMPTY && (srep == DUMPED || src == STILL && !sdumping || src == DEAD && fence) && FAULT && fly == NOTHING -> SPEND; fly = AN_ABORT }
 #ifdef NO_THAW_REGISTER /* the source goes on when it has seen Aborted, not when it has not seen Committed */
 	:: d_step { sup && sreg == EMPTY && srep == DUMPED && src == STILL -> ONLY_FUTURE; src = RUNS; srep = RESUMED; judge() }
 #endif
@@ -366,6 +375,7 @@ active proctype everything() {
 	:: d_step { sup && sreg == COMMITTED && reg == COMMITTED && src == STILL && sphase == SW -> reg = ABORTED; scache(); judge() }
 #endif
 	:: d_step { sup && sreg == ABORTED && src == STILL -> ONLY_FUTURE; src = RUNS; srep = RESUMED; sdumping = false; judge() }
+	:: d_step { sup && fence && (sreg == ABORTED || spod == GONE) && src != STILL -> fence = false }
 	:: d_step { sup && sreg == ABORTED && src != STILL && sst != CLEANED -> srep = CLEANED; sst = CLEANED; img = REMOVED; judge() }
 	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED) && KILL_POD_GONE && src == STILL -> src = DEAD; judge() }
 	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED) && KILL_POD_GONE && src == DEAD && sst != CLEANED -> srep = CLEANED; sst = CLEANED; img = REMOVED; judge() }
@@ -380,7 +390,7 @@ active proctype everything() {
 	:: d_step { src == STILL && spod == EXISTS && BUDGET && FAULT -> SPEND; overrun = true; src = DEAD; judge() }
 	/* and a dead container is made anew */
 	:: d_step { src == DEAD && spod == EXISTS && !slost && !FENCED ->
-		if :: overrun && sreg == ABORTED -> src = FRESH :: else -> FRESH_START fi; judge() }
+		if :: (overrun || slostonce) && reg != COMMITTED -> src = FRESH :: else -> FRESH_START fi; judge() }
 
 	/* ---- the target's kubelet and the wrapper -------------------------------- */
 	:: d_step { create == IDLE && tree == NONE && tpod == EXISTS && tnode == UP && tup && ONCE && treg != ABORTED && tphase <= SW && trep != UNABLE && !ended && !proven && !judging -> create = WAITS; knows = true }
@@ -432,13 +442,15 @@ active proctype everything() {
 	:: d_step { !tup && tnode == UP -> tup = true; trep = tst }
 
 	/* ---- nodes and people ----------------------------------------------------- */
-	:: d_step { !slost && tnode == UP && FAULT -> SPEND; slost = true; sforget(); if :: src != DEAD -> src = DEAD :: else fi }
+	:: d_step { !slost && tnode == UP && FAULT -> SPEND; slost = true; slostonce = true; sforget(); src = DEAD; if :: !FENCE_DURABLE -> fence = false :: else fi }
 	:: d_step { tnode == UP && !slost && FAULT -> SPEND; tnode = LOST; copylost = copylost || tree >= MARKED; tforget(); create = IDLE; tree = NONE; if :: !MARK_DURABLE -> mark = false :: else fi }
 	:: d_step { tnode == LOST && !nodeproof -> tnode = UP }
 	:: d_step { tnode == LOST && !nodeproof -> nodeproof = true }
 	/* pods of a node that is gone are removed */
 	:: d_step { nodeproof && tnode != UP && tpod != GONE -> tpod = GONE }
 	:: d_step { slost && spod != GONE -> spod = GONE }
+	/* or it comes back */
+	:: d_step { slost -> slost = false }
 	/* a lie about a node that is only out of touch, and comes back */
 	:: d_step { tnode == UP && tup && !slost && FAULT -> SPEND; tnode = CUT }
 	:: d_step { tnode == CUT && !nodeproof -> nodeproof = true; falseproof = true }

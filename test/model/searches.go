@@ -45,6 +45,7 @@ var searches = []variant{
 	without("freeze longer than the probes' patience", "NO_BUDGET", something),
 	without("no fence on the source", "NO_FENCE", fresh),
 	without("fence open while the agent is away", "NO_FENCE_CLOSED", fresh),
+	without("fence lost with the node's power", "NO_FENCE_DURABLE", something),
 	without("commit given up without proof of the node's end", "NO_NODE_PROOF", something),
 	without("commit given up after Restored", "NO_NODE_UNRESTORED", past),
 	without("returning target does not discard", "NO_COMEBACK", something),

@@ -68,6 +68,22 @@ func (c config) runtimes() (plugin, defaultName string, entries map[string]any) 
 	return "", "", nil
 }
 
+// nriPlugins is the directory of the plugins that containerd starts itself, "" for
+// a containerd that has no Node Resource Interface or does not use it.
+func (c config) nriPlugins() string {
+	section, ok := c.Plugins["io.containerd.nri.v1.nri"]
+	if !ok {
+		return ""
+	}
+	if disabled, _ := section["disable"].(bool); disabled {
+		return ""
+	}
+	if dir, _ := section["plugin_path"].(string); dir != "" {
+		return dir
+	}
+	return DefaultPlugins
+}
+
 // dropInDir is the directory in which the main configuration looks for a
 // drop-in of this name. Relative patterns are relative to the configuration's directory.
 func (c config) dropInDir(mainFile, name string) (string, error) {

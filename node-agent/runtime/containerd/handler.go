@@ -21,6 +21,12 @@ const (
 	DefaultHandler = "godwit"
 	// DefaultBinary is where the wrapper is installed on the node.
 	DefaultBinary = "/opt/godwit/bin/godwit-runc"
+	// DefaultGuardBinary is where the plugin that guards pods is installed; see
+	// package nri.
+	DefaultGuardBinary = "/opt/godwit/bin/godwit-guard"
+	// DefaultPlugins is where containerd looks for plugins that it starts itself
+	// if its configuration does not name another directory.
+	DefaultPlugins = "/opt/nri/plugins"
 	// DefaultConfig is containerd's main configuration file on the node.
 	DefaultConfig = "/etc/containerd/config.toml"
 
@@ -37,6 +43,9 @@ type HandlerOptions struct {
 	Name string
 	// Binary is where the wrapper is installed, a path of the node. Default DefaultBinary.
 	Binary string
+	// GuardBinary is where the guard is installed, a path of the node. Default
+	// DefaultGuardBinary.
+	GuardBinary string
 	// Config is containerd's main configuration, a path of the node. Default DefaultConfig.
 	Config string
 	// DropIn is the name of our configuration file. Default DefaultDropIn.
@@ -54,6 +63,9 @@ func (o HandlerOptions) withDefaults() HandlerOptions {
 	if o.Binary == "" {
 		o.Binary = DefaultBinary
 	}
+	if o.GuardBinary == "" {
+		o.GuardBinary = DefaultGuardBinary
+	}
 	if o.Config == "" {
 		o.Config = DefaultConfig
 	}
@@ -69,21 +81,34 @@ func (o HandlerOptions) withDefaults() HandlerOptions {
 	return o
 }
 
+// guardLink is the guard among the plugins. The number orders them: a refusal comes
+// before others have done work for nothing.
+func (o HandlerOptions) guardLink(plugins string) string {
+	return path.Join(plugins, "00-"+o.Name+"-guard")
+}
+
+// Binaries are the programs that a node gets.
+type Binaries struct {
+	// Wrapper is the OCI runtime of the handler, Guard the plugin of containerd.
+	Wrapper, Guard []byte
+}
+
 // Installed tells what InstallHandler has done.
 type Installed struct {
-	// BinaryChanged and ConfigChanged: there was another file, or none. Only a
-	// changed configuration restarts containerd.
+	// BinaryChanged (the wrapper) and ConfigChanged: there was another file, or
+	// none. Only a changed configuration restarts containerd.
 	BinaryChanged, ConfigChanged bool
 	// DropIn is the configuration file, a path of the node.
 	DropIn string
 }
 
 // InstallHandler installs the wrapper and makes it a runtime handler of
-// containerd. Repeating is safe and touches nothing. A containerd that does not
-// come to serve with the new configuration gets the old one back.
+// containerd, and the guard among the plugins that containerd starts. Repeating is
+// safe and touches nothing. A containerd that does not come to serve with the new
+// configuration gets the old one back.
 //
 // ErrNoImports and ErrNoRunc say that the node's administrator has to act.
-func (r *Runtime) InstallHandler(ctx context.Context, wrapper []byte, o HandlerOptions) (Installed, error) {
+func (r *Runtime) InstallHandler(ctx context.Context, b Binaries, o HandlerOptions) (Installed, error) {
 	o = o.withDefaults()
 	var done Installed
 	main, dir, err := r.mainConfig(ctx, o)
@@ -100,8 +125,12 @@ func (r *Runtime) InstallHandler(ctx context.Context, wrapper []byte, o HandlerO
 		return done, err
 	}
 	// The binary first: a handler whose binary is missing fails pods.
-	if done.BinaryChanged, err = r.replace(o.Binary, wrapper, 0o755); err != nil {
+	if done.BinaryChanged, err = r.replace(o.Binary, b.Wrapper, 0o755); err != nil {
 		return done, fmt.Errorf("install the wrapper: %w", err)
+	}
+	// Before containerd is restarted for the handler, so that it starts the guard.
+	if err := r.installGuard(effective, b.Guard, o); err != nil {
+		return done, fmt.Errorf("install the guard: %w", err)
 	}
 	before, err := r.o.Host.ReadFile(done.DropIn)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -118,6 +147,39 @@ func (r *Runtime) InstallHandler(ctx context.Context, wrapper []byte, o HandlerO
 		return done, errors.Join(err, r.restore(ctx, o, done.DropIn, before))
 	}
 	return done, nil
+}
+
+// installGuard makes the guard a plugin that containerd starts. What containerd
+// finds among its plugins and cannot take for one keeps it from starting at all, so
+// nothing is written there but a link, which is there whole or not at all.
+func (r *Runtime) installGuard(effective config, guard []byte, o HandlerOptions) error {
+	plugins := effective.nriPlugins()
+	if plugins == "" {
+		return nil // containerd has no NRI, or does not use it
+	}
+	if _, err := r.replace(o.GuardBinary, guard, 0o755); err != nil {
+		return err
+	}
+	dir, err := r.o.Host.MkdirAll(plugins, 0o755)
+	if err != nil {
+		return err
+	}
+	dir.Close()
+	return r.o.Host.Symlink(o.GuardBinary, o.guardLink(plugins))
+}
+
+// removeGuard takes the guard away; a containerd that runs keeps it until it ends.
+func (r *Runtime) removeGuard(ctx context.Context, o HandlerOptions) error {
+	effective, err := r.effectiveConfig(ctx, o)
+	if err != nil {
+		return err
+	}
+	if plugins := effective.nriPlugins(); plugins != "" {
+		if err := r.o.Host.Remove(o.guardLink(plugins)); err != nil {
+			return err
+		}
+	}
+	return r.o.Host.Remove(o.GuardBinary)
 }
 
 // activate checks the configuration before containerd is restarted with it.
@@ -163,7 +225,7 @@ type Uninstalled struct {
 	InUseBy []string
 }
 
-// UninstallHandler removes the handler and the wrapper, unless a pod uses them.
+// UninstallHandler removes the handler, the wrapper and the guard, unless a pod uses them.
 // Repeating is safe.
 func (r *Runtime) UninstallHandler(ctx context.Context, o HandlerOptions) (Uninstalled, error) {
 	o = o.withDefaults()
@@ -171,6 +233,9 @@ func (r *Runtime) UninstallHandler(ctx context.Context, o HandlerOptions) (Unins
 	var err error
 	if done.InUseBy, err = r.sandboxesWith(ctx, o.Name); err != nil || len(done.InUseBy) > 0 {
 		return done, err
+	}
+	if err := r.removeGuard(ctx, o); err != nil {
+		return done, fmt.Errorf("remove the guard: %w", err)
 	}
 	_, dir, err := r.mainConfig(ctx, o)
 	switch {

@@ -30,9 +30,12 @@ func TestHandlerOnNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	o := HandlerOptions{Name: "godwit-handler-test", Binary: "/opt/godwit-handler-test/wrapper", DropIn: "godwit-handler-test.toml"}
+	o := HandlerOptions{Name: "godwit-handler-test", Binary: "/opt/godwit-handler-test/wrapper",
+		GuardBinary: "/opt/godwit-handler-test/guard", DropIn: "godwit-handler-test.toml"}
 	t.Cleanup(func() { os.RemoveAll("/opt/godwit-handler-test") })
 	wrapper := []byte("#!/bin/sh\nexec runc \"$@\"\n")
+	// containerd goes on without a plugin that ends at once.
+	guard := []byte("#!/bin/sh\n")
 	for _, k := range []struct {
 		name           string
 		wrapper        []byte
@@ -43,7 +46,7 @@ func TestHandlerOnNode(t *testing.T) {
 		{"another wrapper", append(wrapper, '\n'), true, false},
 	} {
 		start := time.Now()
-		got, err := r.InstallHandler(t.Context(), k.wrapper, o)
+		got, err := r.InstallHandler(t.Context(), Binaries{Wrapper: k.wrapper, Guard: guard}, o)
 		if err != nil {
 			t.Fatalf("%s: %v", k.name, err)
 		}
@@ -61,6 +64,9 @@ func TestHandlerOnNode(t *testing.T) {
 	if ours["BinaryName"] != o.Binary || ours["SystemdCgroup"] != runc["SystemdCgroup"] {
 		t.Errorf("the handler has %v, runc %v", ours, runc)
 	}
+	if link, err := os.Readlink(o.guardLink(c.nriPlugins())); err != nil || link != o.GuardBinary {
+		t.Errorf("containerd's plugin is a link to %q, %v", link, err)
+	}
 	testBadConfig(t, h, r, o)
 	for range 2 {
 		done, err := r.UninstallHandler(t.Context(), o)
@@ -68,7 +74,7 @@ func TestHandlerOnNode(t *testing.T) {
 			t.Fatalf("%+v, %v", done, err)
 		}
 	}
-	for _, name := range []string{"/etc/containerd/conf.d/" + o.DropIn, o.Binary} {
+	for _, name := range []string{"/etc/containerd/conf.d/" + o.DropIn, o.Binary, o.GuardBinary, o.guardLink(c.nriPlugins())} {
 		if _, err := h.ReadFile(name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -88,7 +94,7 @@ func testBadConfig(t *testing.T, h *host.Host, r *Runtime, o HandlerOptions) {
 	bad := o
 	bad.Unit = "no-such-unit-of-containerd"
 	bad.Binary += "-2"
-	_, err = r.InstallHandler(t.Context(), []byte("#!/bin/sh\n"), bad)
+	_, err = r.InstallHandler(t.Context(), Binaries{Wrapper: []byte("#!/bin/sh\n"), Guard: []byte("#!/bin/sh\n")}, bad)
 	if err == nil || !strings.Contains(err.Error(), "restart containerd") {
 		t.Errorf("got %v", err)
 	}

@@ -46,7 +46,7 @@ type Runtime struct {
 	hooks      map[string]func(ctx context.Context, id string) error
 	probe      runtime.Probe
 	discarded  []string
-	guarded    map[string]string
+	guarded    map[string]runtime.Guarded
 	// dumping are the dumps under way, by container; closed when one ends.
 	dumping map[string]chan struct{}
 }
@@ -72,7 +72,7 @@ func New() *Runtime {
 		containers: map[string]*Container{},
 		images:     map[string]bool{},
 		errs:       map[string][]error{},
-		guarded:    map[string]string{},
+		guarded:    map[string]runtime.Guarded{},
 		hooks:      map[string]func(context.Context, string) error{},
 		dumping:    map[string]chan struct{}{},
 		probe: runtime.Probe{

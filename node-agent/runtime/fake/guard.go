@@ -3,20 +3,37 @@
 
 package fake
 
-import "fmt"
+import (
+	"fmt"
+
+	"godwit.dev/godwit/node-agent/runtime"
+)
 
 // Guard implements runtime.Guard.
-func (r *Runtime) Guard(podUID, why string) {
+func (r *Runtime) Guard(g runtime.Guarded) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.guarded[podUID] = why
+	r.guarded[g.PodUID] = g
+	return nil
 }
 
 // Release implements runtime.Guard.
-func (r *Runtime) Release(podUID string) {
+func (r *Runtime) Release(podUID string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.guarded, podUID)
+	return nil
+}
+
+// Guarded implements runtime.Guard.
+func (r *Runtime) Guarded() ([]runtime.Guarded, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []runtime.Guarded
+	for _, g := range r.guarded {
+		all = append(all, g)
+	}
+	return all, nil
 }
 
 // Create is kubelet asking for a new container in a pod: an error when the pod
@@ -24,8 +41,8 @@ func (r *Runtime) Release(podUID string) {
 func (r *Runtime) Create(podUID string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if why, ok := r.guarded[podUID]; ok {
-		return fmt.Errorf("pod %s is guarded: %s", podUID, why)
+	if g, ok := r.guarded[podUID]; ok {
+		return fmt.Errorf("pod %s is guarded: %s", podUID, g.Why)
 	}
 	return nil
 }

@@ -25,8 +25,11 @@ func readAll(f *os.File) ([]byte, error) {
 	return b, err
 }
 
-// writeAtomic writes a file by way of a temporary one in the same directory.
-func writeAtomic(dir, base string, data []byte, perm os.FileMode) (err error) {
+// WriteAtomic replaces a file by way of a temporary one in the same directory,
+// whose name begins with a dot: a reader sees the old or the new content, never a
+// part, also after a crash. When it returns nil, the new one is on the disk.
+func WriteAtomic(name string, data []byte, perm os.FileMode) (err error) {
+	dir, base := filepath.Split(name)
 	tmp, err := os.CreateTemp(dir, "."+base+".*")
 	if err != nil {
 		return err
@@ -45,7 +48,7 @@ func writeAtomic(dir, base string, data []byte, perm os.FileMode) (err error) {
 	if err := tmp.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), filepath.Join(dir, base)); err != nil {
+	if err := os.Rename(tmp.Name(), name); err != nil {
 		return err
 	}
 	return errors.Join(tmp.Close(), SyncDir(dir))

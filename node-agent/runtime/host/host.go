@@ -132,7 +132,7 @@ func (h *Host) WriteFile(name string, data []byte, perm os.FileMode) error {
 		return err
 	}
 	defer dir.Close()
-	return writeAtomic(FDPath(dir), path.Base(name), data, perm)
+	return WriteAtomic(filepath.Join(FDPath(dir), path.Base(name)), data, perm)
 }
 
 // MkdirAll creates a directory of the node with its parents and opens it.
@@ -153,6 +153,25 @@ func (h *Host) MkdirAll(name string, perm os.FileMode) (*os.File, error) {
 		}
 	}
 	return h.Open(clean, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// Symlink makes a symbolic link of the node; one with another target, or a file of
+// that name, is replaced.
+func (h *Host) Symlink(target, name string) error {
+	dir, err := h.Open(path.Dir(name), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	at := filepath.Join(FDPath(dir), path.Base(name))
+	if have, err := os.Readlink(at); err == nil && have == target {
+		return nil
+	}
+	err = os.Symlink(target, at)
+	if errors.Is(err, os.ErrExist) {
+		err = errors.Join(os.Remove(at), os.Symlink(target, at))
+	}
+	return err
 }
 
 // Remove removes a file of the node; one that is not there is not an error.

@@ -3,12 +3,18 @@
 
 // Package nri keeps containers of guarded pods from being created. It is a
 // plugin of the container runtime's Node Resource Interface (NRI) that is asked
-// before each container is created, and says no for guarded pods only.
+// before each container is created, and says no for guarded pods only. Which pods
+// those are is recorded on the node's disk.
 //
-// It fails open: while it is not connected, and for every pod that is not
-// guarded, containers are created as if it were not there. It answers from
-// memory; a runtime that gets no answer within its request timeout (2 seconds by
-// default, an agent that is stopped) closes the connection and goes on.
+// Two programs are that plugin. The runtime starts one itself, before it creates
+// anything (Launched, cmd/godwit-guard). The agent is the other (Guard): it can
+// connect to a runtime that was started before the first was installed, and
+// connects again to one that has closed a connection.
+//
+// It fails open: for a pod without a record, and while neither is connected,
+// containers are created as if it were not there. A runtime that gets no answer
+// within its request timeout (2 seconds by default, an agent that is stopped)
+// closes the connection and goes on.
 package nri
 
 import (
@@ -19,7 +25,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/log"
 	"github.com/containerd/nri/pkg/stub"
 	"github.com/go-logr/logr"
@@ -50,6 +55,8 @@ const (
 type Options struct {
 	// Socket is the runtime's socket for plugins.
 	Socket string
+	// Records is the directory of the records. Default DefaultRecords.
+	Records string
 	// Log is told when the connection comes and goes. Default none.
 	Log logr.Logger
 	// FirstRetry is the first wait before connecting again, doubled up to ten
@@ -60,11 +67,11 @@ type Options struct {
 // Guard implements runtime.Guard. It is also a manager.Runnable.
 type Guard struct {
 	o       Options
+	records records
 	changed chan struct{}
 
-	mu      sync.RWMutex
-	active  bool
-	guarded map[string]string
+	mu     sync.RWMutex
+	active bool
 }
 
 var _ runtime.Guard = (*Guard)(nil)
@@ -77,22 +84,20 @@ func New(o Options) *Guard {
 	if o.FirstRetry == 0 {
 		o.FirstRetry = firstRetry
 	}
-	return &Guard{o: o, changed: make(chan struct{}, 1), guarded: map[string]string{}}
+	if o.Records == "" {
+		o.Records = DefaultRecords
+	}
+	return &Guard{o: o, records: records{o.Records}, changed: make(chan struct{}, 1)}
 }
 
 // Guard implements runtime.Guard.
-func (g *Guard) Guard(podUID, why string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.guarded[podUID] = why
-}
+func (g *Guard) Guard(pod runtime.Guarded) error { return g.records.put(pod) }
 
 // Release implements runtime.Guard.
-func (g *Guard) Release(podUID string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.guarded, podUID)
-}
+func (g *Guard) Release(podUID string) error { return g.records.remove(podUID) }
+
+// Guarded implements runtime.Guard.
+func (g *Guard) Guarded() ([]runtime.Guarded, error) { return g.records.all() }
 
 // Active says whether the runtime asks this plugin now.
 func (g *Guard) Active() bool {
@@ -146,7 +151,7 @@ func (g *Guard) serve(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	synced := make(chan struct{}, 1)
-	s, err := stub.New(plugin{g, synced},
+	s, err := stub.New(plugin{g.records, g.o.Log, synced},
 		stub.WithPluginName(pluginName), stub.WithPluginIdx(pluginIndex),
 		stub.WithConnection(conn), stub.WithOnClose(cancel), stub.WithLogger(quiet{g.o.Log}))
 	if err != nil {
@@ -197,40 +202,6 @@ func (g *Guard) setActive(active bool) {
 	case g.changed <- struct{}{}:
 	default: // one pending is enough: the reader asks what is true now
 	}
-}
-
-// plugin is what the runtime calls. It subscribes to the creation of containers
-// and to nothing else.
-type plugin struct {
-	g      *Guard
-	synced chan<- struct{}
-}
-
-var (
-	_ stub.CreateContainerInterface = plugin{}
-	_ stub.SynchronizeInterface     = plugin{}
-)
-
-// Synchronize implements stub.SynchronizeInterface: the last step before the
-// runtime begins to ask.
-func (p plugin) Synchronize(context.Context, []*api.PodSandbox, []*api.Container) ([]*api.ContainerUpdate, error) {
-	select {
-	case p.synced <- struct{}{}:
-	default:
-	}
-	return nil, nil
-}
-
-// CreateContainer implements stub.CreateContainerInterface.
-func (p plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.Container) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
-	p.g.mu.RLock()
-	why, guarded := p.g.guarded[pod.GetUid()]
-	p.g.mu.RUnlock()
-	if !guarded {
-		return nil, nil, nil
-	}
-	p.g.o.Log.Info("refused to create a container", "namespace", pod.GetNamespace(), "pod", pod.GetName(), "container", c.GetName(), "why", why)
-	return nil, nil, fmt.Errorf("godwit: container %q of pod %q must not be created: %s", c.GetName(), pod.GetName(), why)
 }
 
 // quiet lets the library's chatter through at a level for debugging only; this

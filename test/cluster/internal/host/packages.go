@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Packages are the Debian packages that the cluster tool needs on the host. Go
@@ -73,9 +75,21 @@ func missing(wanted []string, listing string) []string {
 	return names
 }
 
+// aptLock is held by whoever of this repository runs apt, which does not wait for
+// the lock of the package lists; hack/packages.sh takes it too.
+const aptLock = "/run/lock/godwit-apt.lock"
+
 // InstallPackages installs Debian packages, with the package lists fetched
 // before. The output goes to log.
 func InstallPackages(ctx context.Context, log io.Writer, names []string) error {
+	lock, err := os.OpenFile(aptLock, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", aptLock, err)
+	}
 	env := []string{"DEBIAN_FRONTEND=noninteractive"}
 	systemd := false
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
@@ -86,9 +100,9 @@ func InstallPackages(ctx context.Context, log io.Writer, names []string) error {
 			return err
 		}
 	}
-	err := Command{Args: []string{"apt-get", "update"}, Env: env, Log: log}.Run(ctx)
+	err = Command{Args: []string{"apt-get", "update"}, Env: env, Log: log}.Run(ctx)
 	if err == nil {
-		args := append([]string{"apt-get", "install", "-y", "--no-install-recommends"}, names...)
+		args := append([]string{"apt-get", "-o", "DPkg::Lock::Timeout=600", "install", "-y", "--no-install-recommends"}, names...)
 		err = Command{Args: args, Env: env, Log: log}.Run(ctx)
 	}
 	if systemd {
