@@ -2,9 +2,9 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs everything: checks, model, unit tests, end-to-end tests, the short table of
-# faults, demonstration. A step that fails does not keep the others from running.
-# The last line counts the tests of all steps.
+# Runs everything: checks, model, unit tests, and in one cluster the demonstration,
+# the end-to-end tests and the short table of faults. A step that fails does not
+# keep the others from running. The last line counts the tests of all steps.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -18,7 +18,7 @@ step() {
 	local name=$1 from=$SECONDS
 	shift
 	printf '\n=== %s\n' "$name"
-	if "$@"; then
+	if LOGS=$name "$@"; then
 		printf '=== %s: done after %d s\n' "$name" $((SECONDS - from))
 	else
 		printf '=== %s: FAILED after %d s\n' "$name" $((SECONDS - from))
@@ -31,24 +31,34 @@ step() {
 prepare() { go build -o bin/cluster ./test/cluster && exec bin/cluster build; }
 prepare >artifacts/cluster-build.log 2>&1 &
 preparing=$!
-trap 'kill "$preparing" 2>/dev/null' EXIT
+# What runs in a cluster shares one, as long as it succeeds.
+cluster=godwit-test
+in_cluster=(env SHARED=1 CLUSTER=$cluster)
+remove_cluster() { bin/cluster --name "$cluster" down --force >&2; }
+finish() {
+	if [ -n "$preparing" ]; then kill "$preparing" 2>/dev/null; fi
+	remove_cluster
+}
+trap finish EXIT
 
 step verify hack/verify.sh
 step lint make --no-print-directory lint
 step helm-lint make --no-print-directory helm-lint
 # shellcheck disable=SC2317
 finish_preparing() {
-	wait "$preparing" || {
-		tail -n 40 artifacts/cluster-build.log >&2
-		return 1
-	}
+	local status=0
+	wait "$preparing" || status=$?
+	preparing=
+	if [ $status != 0 ]; then tail -n 40 artifacts/cluster-build.log >&2; fi
+	return $status
 }
 step "cluster build" finish_preparing
 step model hack/model.sh
 step unit hack/unit.sh
-step e2e env CLUSTER=godwit-e2e hack/e2e.sh
-step chaos env CLUSTER=godwit-chaos CHAOS=quick hack/chaos.sh
-step demo env CLUSTER=godwit-demo hack/demo.sh
+remove_cluster # what a run that was killed may have left
+step demo "${in_cluster[@]}" hack/demo.sh
+step e2e "${in_cluster[@]}" hack/e2e.sh
+step chaos "${in_cluster[@]}" CHAOS=quick hack/chaos.sh
 
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))
 status=0

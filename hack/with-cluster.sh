@@ -4,8 +4,9 @@
 #
 # Runs a command inside a cluster of that name, with everything it needs in the
 # environment, and removes the cluster afterwards unless KEEP=1. When the
-# command fails, the logs of the cluster are left in artifacts/NAME. IMAGES names
-# the images to build, if not all.
+# command fails, the logs of the cluster are left in artifacts/NAME (or LOGS). IMAGES
+# names the images to build, if not all. With SHARED=1 a cluster whose command succeeded
+# stays for the next one; who sets it removes the cluster in the end.
 #
 #   hack/with-cluster.sh NAME COMMAND...
 set -euo pipefail
@@ -15,7 +16,7 @@ name=$1
 shift
 root=$PWD
 cluster=$root/bin/cluster
-artifacts=$root/artifacts/$name
+artifacts=$root/artifacts/${LOGS:-$name}
 rm -rf "$artifacts"
 mkdir -p "$artifacts"
 
@@ -39,6 +40,9 @@ finish() {
 			fi
 		done
 		echo "with-cluster: logs are in $artifacts" >&2
+	fi
+	if [ "${SHARED:-}" = 1 ] && [ $status = 0 ]; then
+		exit 0
 	fi
 	if [ "${KEEP:-}" = 1 ]; then
 		cat >&2 <<-END
