@@ -21,7 +21,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func main() {
@@ -58,26 +62,42 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var entries []entry
+	wanted := slices.DeleteFunc(slices.Clone(searches), func(s variant) bool { return !pattern.MatchString(s.name) })
+	entries := make([]entry, len(wanted))
+	done := make([]chan struct{}, len(wanted))
+	// A search uses one processor, and its memory is bounded.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range wanted {
+		done[i] = make(chan struct{})
+	}
+	go func() {
+		for i, s := range wanted {
+			g.Go(func() (err error) {
+				defer close(done[i])
+				if entries[i], err = search(ctx, path, s); err != nil {
+					return fmt.Errorf("%s: %w", s.name, err)
+				}
+				return nil
+			})
+		}
+	}()
 	passed, failed := 0, 0
 	fmt.Printf("%-58s %9s %6s %7s  %s\n", "SEARCH", "STATES", "DEPTH", "TIME", "RESULT")
-	for _, s := range searches {
-		if !pattern.MatchString(s.name) {
-			continue
-		}
-		e, err := search(ctx, path, s)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
+	for i := range wanted {
+		<-done[i]
+		e := entries[i]
 		verdict := "ok"
 		if e.Passed {
 			passed++
 		} else {
 			failed++
-			verdict = "FAILED, expected: " + s.expected
+			verdict = "FAILED, expected: " + wanted[i].expected
 		}
-		fmt.Printf("%-58s %9d %6d %6.1fs  %s: %s\n", e.Name, e.States, e.Depth, e.Seconds, e.Violation, verdict)
-		entries = append(entries, e)
+		fmt.Printf("%-58s %9d %6d %6.1fs  %s: %s\n", wanted[i].name, e.States, e.Depth, e.Seconds, e.Violation, verdict)
+	}
+	if err := g.Wait(); err != nil {
+		return err
 	}
 	data, err := json.MarshalIndent(entries, "", "  ")
 	if err != nil {
@@ -113,7 +133,12 @@ func search(ctx context.Context, model string, s variant) (entry, error) {
 		return entry{}, err
 	}
 	// No bit state hashing, no reduction: every state is stored whole.
-	flags := []string{"-O2", "-w", "-DNOREDUCE", "-DMEMLIM=4096"}
+	// Optimizing takes longer than most searches do.
+	optimize := "-O2"
+	if s.faults <= 2 {
+		optimize = "-O1"
+	}
+	flags := []string{optimize, "-w", "-DNOREDUCE", "-DMEMLIM=4096"}
 	if s.cycles {
 		flags = append(flags, "-DNP")
 	} else {

@@ -43,7 +43,7 @@ var searches = []variant{
 	without("source deleted before Completing", "NO_DELETE_CONFIRMED", lost),
 	without("Completing without Restored", "NO_COMPLETE_RESTORED", lost),
 	without("freeze longer than the probes' patience", "NO_BUDGET", something),
-	without("no fence on the source", "NO_FENCE", fresh),
+	without("no fence on the source", "NO_FENCE", something),
 	without("fence open while the agent is away", "NO_FENCE_CLOSED", fresh),
 	without("fence lost with the node's power", "NO_FENCE_DURABLE", something),
 	without("commit given up without proof of the node's end", "NO_NODE_PROOF", something),
