@@ -173,11 +173,22 @@ func (w *world) sourceAgent() *actor {
 		if s.FrozenAt != nil {
 			o.FrozenFor = w.now.Sub(s.FrozenAt.Time)
 		}
+		if o.PodGone || o.Handover == v1alpha1.HandoverAborted {
+			w.guarded = false
+		}
+		lost := w.sourceTasks == dead || w.sourceTasks == fresh
+		o.Killed = lost && w.source.exists && !w.source.deleting && (w.guarded || s.FrozenAt != nil)
 		action := w.deciders.source(o)
 		w.log("source at v%d: %s (%s, tasks %s)", version, action, s.State, w.sourceTasks)
 		switch action {
 		case SourcePreflight:
 			return []func(){state(v1alpha1.SourceChecked)}
+		case SourceRound, SourceSwitchover:
+			if lost {
+				return []func(){report(func(r *v1alpha1.SourceReport) { r.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonSourceChanged} })}
+			}
+		}
+		switch action {
 		case SourceRound:
 			return []func(){report(func(r *v1alpha1.SourceReport) {
 				n := rounds(SourceObservation{Report: *r}) + 1
@@ -223,12 +234,14 @@ func (w *world) sourceAgent() *actor {
 }
 
 func (w *world) freeze() {
+	w.guarded = true
 	if w.sourceTasks == running {
 		w.sourceTasks = frozen
 	}
 }
 
 func (w *world) thaw() {
+	w.guarded = false
 	if w.sourceTasks == frozen {
 		w.sourceTasks = running
 	}

@@ -40,10 +40,14 @@ func (w *world) nature(faults bool) {
 			w.target.started = true
 		}
 	case 2: // the source's kubelet
-		if w.source.deleting {
+		switch {
+		case w.sourceOff:
+		case w.source.deleting:
 			w.sourceTasks = dead
 			w.check()
 			w.source.exists = false
+		case w.source.exists && w.sourceTasks == dead && !w.guarded:
+			w.sourceTasks = fresh
 		}
 	case 3: // the runtime wrapper
 		if !w.off && w.tree == restoring {
@@ -64,6 +68,7 @@ func (w *world) nature(faults bool) {
 		}
 	case 6: // the target's machine and those who look after it
 		w.machine(faults)
+		w.sourceMachine(faults)
 	case 7: // a person who chooses
 		if m := w.latest(); faults && handover(m) != "" && w.pick(6) == 0 && m.Annotations[v1alpha1.AnnotationResolve] == "" {
 			w.choose([]v1alpha1.ResolveRequest{v1alpha1.ResolveSource, v1alpha1.ResolveTarget}[w.pick(2)])
@@ -121,6 +126,20 @@ func (w *world) machine(faults bool) {
 	}
 }
 
+// sourceMachine fails, and always comes back: the pods of one that does not are
+// removed with it.
+func (w *world) sourceMachine(faults bool) {
+	switch {
+	case w.sourceOff && w.pick(4) == 0:
+		w.log("the source's machine starts")
+		w.sourceOff = false
+	case !w.sourceOff && faults && !w.off && !w.cut && w.source.exists && w.pick(20) == 0:
+		w.log("the source's machine fails")
+		w.sourceOff, w.sourceLost, w.sourceTasks = true, true, dead
+		w.guarded = w.guarded && !w.deciders.volatileGuard
+	}
+}
+
 // simulate lets everything happen in an order that pick chooses, then lets it
 // come to rest. It returns the violations, with what led to the first.
 func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []string, end v1alpha1.MigrationPhase) {
@@ -137,7 +156,7 @@ func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []
 			case faults && pick(15) == 0:
 				w.log("%s crashes with %d steps left", actors[i].name, len(actors[i].plan))
 				actors[i].crash()
-			case actors[i].name == "target" && w.off:
+			case actors[i].name == "target" && w.off, actors[i].name == "source" && w.sourceOff:
 				actors[i].crash()
 			case actors[i].name == "target" && w.cut:
 				// It cannot read or write.
@@ -225,6 +244,7 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 				return DecideSource(o)
 			}
 		},
+		"source's node forgets what it guards": func(d *deciders) { d.volatileGuard = true },
 		"source is killed at the commit": func(d *deciders) {
 			d.source = func(o SourceObservation) SourceAction {
 				if o.Handover == v1alpha1.HandoverCommitted && o.Frozen {

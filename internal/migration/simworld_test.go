@@ -28,6 +28,7 @@ const (
 	running tasks = "running"
 	frozen  tasks = "frozen"
 	dead    tasks = "dead"
+	fresh   tasks = "fresh" // started from the image
 )
 
 type restore string
@@ -62,6 +63,9 @@ type world struct {
 	// The source's node.
 	sourceTasks tasks
 	dumped      bool // the image set on the volume is complete
+	guarded     bool // the node creates no container of the source; on its disk
+	sourceOff   bool
+	sourceLost  bool // its power was lost once, and with it what ran there
 	// The target's node.
 	gate, gateOpened, parked bool
 	tree                     restore
@@ -90,9 +94,11 @@ type deciders struct {
 	controller func(Observation) Decision
 	source     func(SourceObservation) SourceAction
 	target     func(TargetObservation) TargetAction
+	// volatileGuard: the source's node forgets with its power what it guards.
+	volatileGuard bool
 }
 
-var realDeciders = deciders{Decide, DecideSource, DecideTarget}
+var realDeciders = deciders{controller: Decide, source: DecideSource, target: DecideTarget}
 
 var simStart = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -157,24 +163,26 @@ func (w *world) violated(format string, args ...any) {
 	w.broken = append(w.broken, fmt.Sprintf(format, args...))
 }
 
+func (w *world) sourceRuns() bool { return w.sourceTasks == running || w.sourceTasks == fresh }
+
 func (w *world) targetMayRun() bool {
 	return w.tree == restoring || w.tree == restored || w.tree == leftovers
 }
 
 // check looks at the invariants.
 func (w *world) check() {
-	if w.sourceTasks == running && w.targetMayRun() && !w.forced {
+	if w.sourceRuns() && w.targetMayRun() && !w.forced {
 		w.violated("both sides run")
 	}
-	if w.sourceTasks == running && w.ran && !choseSource(w.latest()) {
+	if w.sourceRuns() && w.ran && !choseSource(w.latest()) {
 		w.violated("the source goes on, and what the target did since is undone")
 	}
 	// The image set keeps the pod alive from its completion to the restore.
 	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned && w.tree != died
-	if w.sourceTasks == dead && w.tree != restored && !beingRestored && !w.targetDeleted {
+	if w.sourceTasks == dead && w.tree != restored && !beingRestored && !w.targetDeleted && !w.sourceLost {
 		w.violated("nothing is left of the pod")
 	}
-	if w.sourceTasks == dead && w.source.exists && !w.source.deleting {
+	if w.sourceTasks == dead && w.source.exists && !w.source.deleting && !w.sourceLost {
 		w.violated("kubelet starts the source afresh")
 	}
 }
@@ -183,7 +191,7 @@ func (w *world) check() {
 // its node is lost. The source stays frozen until then.
 func (w *world) undecidable() bool {
 	m := w.latest()
-	return handover(m) == v1alpha1.HandoverCommitted && w.sourceTasks == frozen && m.Status.Phase == v1alpha1.PhaseSwitchingOver && !w.targetMayRun()
+	return handover(m) == v1alpha1.HandoverCommitted && (w.sourceTasks == frozen || w.sourceTasks == dead && w.sourceLost) && m.Status.Phase == v1alpha1.PhaseSwitchingOver && !w.targetMayRun()
 }
 
 func choseSource(m *v1alpha1.Migration) bool {
@@ -240,10 +248,10 @@ func (w *world) checkEnd() {
 			w.violated("succeeded with source %s, target %q", w.sourceTasks, w.tree)
 		}
 	case w.sourceDeleted:
-		if w.source.exists || w.target.exists || w.sourceTasks == running {
+		if w.source.exists || w.target.exists || w.sourceRuns() {
 			w.violated("%s after both pods were deleted, with source %s", phase, w.sourceTasks)
 		}
-	case w.sourceTasks != running || !w.source.exists:
+	case w.sourceTasks != running && !(w.sourceLost && w.sourceTasks == fresh) || !w.source.exists:
 		w.violated("%s, and the source is %s", phase, w.sourceTasks)
 	case w.targetMayRun() || w.target.exists:
 		w.violated("%s, and the target is still there", phase)
