@@ -6,6 +6,7 @@ package harness
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -57,7 +58,7 @@ func newShell(ctx context.Context, name string, run func(context.Context, io.Rea
 		for {
 			line, err := r.ReadString('\n')
 			if err != nil {
-				if err != io.EOF {
+				if !errors.Is(err, io.EOF) {
 					s.err = err
 				}
 				return
