@@ -8,8 +8,8 @@ SHELL := /bin/bash
 
 # Name of the cluster that the cluster-* targets work on.
 CLUSTER ?= godwit
-# What e2e and demo take from the command line.
-export RUN KEEP COMPARE TIMEOUT CHAOS SEED
+# What e2e, demo, chaos and bench take from the command line.
+export RUN KEEP COMPARE TIMEOUT CHAOS SEED QUICK SIZES RATES PATTERNS REPS METHODS GRID
 
 # Everything but help needs Go: a new enough one is put first in PATH.
 ifneq ($(filter-out help,$(or $(MAKECMDGOALS),help)),)
@@ -84,7 +84,11 @@ demo: ## Move a database under load and report (COMPARE=1 measures stop-and-copy
 	hack/demo.sh
 
 .PHONY: bench
-bench: ## Run the Go benchmarks
+bench: ## Compare with stop-and-copy, bare CRIU and others (QUICK=1, GRID=full, RUN=regexp, KEEP=1; test/bench/main.go has more)
+	hack/bench.sh
+
+.PHONY: gobench
+gobench: ## Run the Go benchmarks
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /test/)
 
 .PHONY: test

@@ -6,6 +6,7 @@ package harness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,6 +49,9 @@ type MemhogStatus struct {
 	PID       int       `json:"pid"`
 	// Counter only grows.
 	Counter uint64 `json:"counter"`
+	// LongestGap is the longest time in which the process did not run, by its
+	// monotonic clock. CRIU lets that clock go on from where it stood at the dump.
+	LongestGap time.Duration `json:"longestGapNanoseconds"`
 	// LongestWallGap is the longest time in which the process did not run, by
 	// the wall clocks of the nodes it was on.
 	LongestWallGap time.Duration `json:"longestWallGapNanoseconds"`
@@ -58,15 +62,26 @@ type MemhogStatus struct {
 
 // MemhogMemory is the result of looking at every page.
 type MemhogMemory struct {
-	Pages    uint64 `json:"pages"`
-	Corrupt  uint64 `json:"corrupt"`
+	Pages   uint64 `json:"pages"`
+	Corrupt uint64 `json:"corrupt"`
+	// Writes to pages since the start.
+	Writes   uint64 `json:"writes"`
 	Checksum string `json:"checksum"`
 }
 
-// one connection per request: a kept one would be cut by a migration.
-var memhogHTTP = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+// How long a request may take, and one for which the server looks at all of its
+// memory.
+const (
+	memhogTimeout = 30 * time.Second
+	verifyTimeout = 3 * time.Minute
+)
 
-func (m Memhog) do(ctx context.Context, method, path string, into any) (int, error) {
+// one connection per request: a kept one would be cut by a migration.
+var memhogHTTP = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
+func (m Memhog) do(ctx context.Context, limit time.Duration, method, path string, into any) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+m.Address+path, nil)
 	if err != nil {
 		return 0, err
@@ -88,10 +103,31 @@ func (m Memhog) do(ctx context.Context, method, path string, into any) (int, err
 	return res.StatusCode, nil
 }
 
+// answerInterval is how often AwaitAnswer tries.
+const answerInterval = 100 * time.Millisecond
+
+// AwaitAnswer returns what the server says of itself once it does: it has filled
+// its memory then.
+func (m Memhog) AwaitAnswer(ctx context.Context) (MemhogStatus, error) {
+	ticker := time.NewTicker(answerInterval)
+	defer ticker.Stop()
+	for {
+		s, err := m.Status(ctx)
+		if err == nil {
+			return s, nil
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return s, fmt.Errorf("wait for the server at %s: %w", m.Address, errors.Join(context.Cause(ctx), err))
+		}
+	}
+}
+
 // Status asks who the process is and how it has been.
 func (m Memhog) Status(ctx context.Context) (MemhogStatus, error) {
 	var s MemhogStatus
-	code, err := m.do(ctx, http.MethodGet, "/status", &s)
+	code, err := m.do(ctx, memhogTimeout, http.MethodGet, "/status", &s)
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("GET /status: status %d", code)
 	}
@@ -101,7 +137,7 @@ func (m Memhog) Status(ctx context.Context) (MemhogStatus, error) {
 // Verify looks at every page; a page that is not what it has to be is an error.
 func (m Memhog) Verify(ctx context.Context) (MemhogMemory, error) {
 	var r MemhogMemory
-	code, err := m.do(ctx, http.MethodGet, "/verify", &r)
+	code, err := m.do(ctx, verifyTimeout, http.MethodGet, "/verify", &r)
 	if err == nil && code != http.StatusOK {
 		err = fmt.Errorf("%d of %d pages are corrupt", r.Corrupt, r.Pages)
 	}
@@ -110,7 +146,7 @@ func (m Memhog) Verify(ctx context.Context) (MemhogMemory, error) {
 
 // Order sends a POST, such as "/gap/reset" or "/log?text=hello".
 func (m Memhog) Order(ctx context.Context, path string) error {
-	code, err := m.do(ctx, http.MethodPost, path, nil)
+	code, err := m.do(ctx, memhogTimeout, http.MethodPost, path, nil)
 	if err == nil && code >= 300 {
 		err = fmt.Errorf("POST %s: status %d", path, code)
 	}

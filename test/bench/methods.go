@@ -1,0 +1,118 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"slices"
+)
+
+// Names of the methods.
+const (
+	precopy     = "precopy"
+	stopAndCopy = "stopandcopy"
+	floor       = "floor"
+	reschedule  = "reschedule"
+	runcScript  = "runc-script"
+	phaulMethod = "phaul"
+)
+
+// method moves a process with a cell's memory and load from one node to the other,
+// once, and puts what it has measured into r. It begins by making sure that
+// everything is quiet. What was measured before an error is kept.
+type method interface {
+	measure(ctx context.Context, c cell, r *result) error
+}
+
+// reach says which cells of the default grid a method is measured in.
+type reach int
+
+const (
+	everywhere reach = iota
+	// alongSizes: in the cells that differ in size only.
+	alongSizes
+	// inTheMiddle: in the one cell in which the arms of the grid meet.
+	inTheMiddle
+)
+
+// seenBy says whose view of the downtime is there.
+type seenBy int
+
+const (
+	// byProcess: the longest time in which the process did not run, by itself.
+	byProcess seenBy = iota
+	// byClient: the longest time in which no request of a client was answered.
+	byClient
+)
+
+// methodInfo is what the plan and the report say about a method.
+type methodInfo struct {
+	name string
+	// says is what is done, cannot what it cannot do.
+	says, cannot string
+	// peer: it is another way to move a pod, that ours is compared with.
+	peer  bool
+	seen  seenBy
+	reach reach
+	// byHand: its programs have to be on the nodes.
+	byHand bool
+	// A measurement takes about fixed + perMiB * size seconds on emulated nodes.
+	fixed, perMiB float64
+	color         string
+}
+
+// methods lists them in the order in which the report has them.
+var methods = []methodInfo{
+	{
+		name: precopy, says: "a Migration with every default, of a pod with memhog in it",
+		cannot: "see the limits in the README",
+		reach:  everywhere, fixed: 22, perMiB: 0.07, color: "#0969da",
+	},
+	{
+		name: stopAndCopy, says: "the same with `preCopy.maxRounds: 0`: one full dump while the pod is frozen",
+		cannot: "copy anything while the pod runs. It is the best that kubelet's checkpoint API could do",
+		reach:  alongSizes, fixed: 18, perMiB: 0.06, color: "#cf222e",
+	},
+	{
+		name: floor, says: "`criu pre-dump`, `dump` and `restore` by hand, of the same program outside of Kubernetes, in as many rounds as Godwit took. " +
+			"Counted are only CRIU's own figures: the time the last dump held the process, and the restore. " +
+			"The rounds are in the page cache of the node that restores, as with Godwit",
+		cannot: "move a container: no namespaces, no file system, no network, no files of a pod, nothing that decides, checks or undoes. Whatever is built on this CRIU and restores all memory at once cannot be faster",
+		reach:  everywhere, byHand: true, fixed: 9, perMiB: 0.06, color: "#8c959f",
+	},
+	{
+		name: runcScript, says: "a script with `runc checkpoint --pre-dump` three times, `runc checkpoint` and `runc restore` on the other node, with a bundle of `runc spec` and the images on the same volume",
+		cannot: "move a pod: it is a container of runc's own, without kubelet, network, logs or probes. It does not know whether three rounds are too many or too few, " +
+			"changes of the root file system stay behind, nothing is verified, and when a step fails somebody has to find out what runs where",
+		peer: true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.06, color: "#bf8700",
+	},
+	{
+		name: phaulMethod, says: "go-criu's `phaul`, as its example uses it: pages go to CRIU's page server on the other node over TCP, and the process is restored there while the source is held",
+		cannot: "move a container or a pod: it is a library for processes. Its rule compares the first round with nothing, takes that for growth, and so stops after one round",
+		peer:   true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.05, color: "#8250df",
+	},
+	{
+		name: reschedule, says: "the pod is deleted and one like it is created on the other node at the same time, as a drain does today, but without the time of a controller and of the scheduler",
+		cannot: "keep the memory: the process is another one, and what it held is lost. memhog makes its memory anew in a moment; a program that has to load its data takes longer",
+		peer:   true, seen: byClient, reach: alongSizes, fixed: 10, perMiB: 0.02, color: "#1a7f37",
+	},
+}
+
+// info describes the method of that name.
+func info(name string) (methodInfo, bool) {
+	i := slices.IndexFunc(methods, func(m methodInfo) bool { return m.name == name })
+	if i < 0 {
+		return methodInfo{}, false
+	}
+	return methods[i], true
+}
+
+// methodNames lists all of them.
+func methodNames() []string {
+	var names []string
+	for _, m := range methods {
+		names = append(names, m.name)
+	}
+	return names
+}
