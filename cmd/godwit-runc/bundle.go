@@ -50,6 +50,10 @@ type bundle struct {
 	} `json:"root"`
 	Linux struct {
 		CgroupsPath string `json:"cgroupsPath"`
+		Namespaces  []struct {
+			Type string `json:"type"`
+			Path string `json:"path"`
+		} `json:"namespaces"`
 	} `json:"linux"`
 }
 

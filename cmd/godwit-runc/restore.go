@@ -50,6 +50,16 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 		err = fmt.Errorf("%w: %w", errRestore, err)
 		return errors.Join(err, hold.Failed(err, true))
 	}
+	// A process without such sockets is restored all the same.
+	undo, err := allowOldAddresses(b.network())
+	if err != nil {
+		_ = c.logWarning(err.Error())
+	}
+	defer func() {
+		if err := undo(); err != nil {
+			_ = c.logWarning(err.Error())
+		}
+	}()
 	// From here on there is something to clear away.
 	log := c.markLog()
 	failpoint.At("wrapper-restore")

@@ -262,10 +262,11 @@ type Inspection struct {
 	MultipathTCP []string
 	// UnsupportedSockets: sockets of kinds that cannot be dumped ("AF_ALG", "SCTP").
 	UnsupportedSockets []string
-	// BoundAddresses: local addresses of listening or unconnected inet sockets
-	// that are bound to one address other than a loopback ("10.1.2.3:80").
+	// BoundAddresses: local addresses of inet sockets that listen, or wait for
+	// datagrams, on one address other than a loopback ("10.1.2.3:80").
 	BoundAddresses []string
-	// EstablishedTCP is the number of established connections beyond loopback.
+	// EstablishedTCP is the number of connections beyond loopback, established or
+	// being made.
 	EstablishedTCP int
 	// Devices: open or mapped device nodes other than the usual harmless ones.
 	Devices []string

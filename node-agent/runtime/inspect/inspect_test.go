@@ -6,6 +6,7 @@ package inspect
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,6 +204,32 @@ func TestHarmlessDevices(t *testing.T) {
 	for _, d := range [][2]uint32{{1, 1}, {1, 11}, {10, 229}, {10, 200}, {195, 0}, {5, 1}} {
 		if harmless(d[0], d[1]) {
 			t.Errorf("%d:%d is called harmless", d[0], d[1])
+		}
+	}
+}
+
+// A socket that listens on the pod's own address has nothing to listen on at the
+// target. One that has just lost its connection, or is making it, only looks so.
+func TestUnconnectedTCP(t *testing.T) {
+	const closed = 7
+	for _, tc := range []struct {
+		state       int
+		local       string
+		bound       []string
+		established int
+	}{
+		{tcpListen, "10.200.1.48:80", []string{"10.200.1.48:80"}, 0},
+		{tcpListen, "0.0.0.0:80", nil, 0},
+		{tcpListen, "127.0.0.1:80", nil, 0},
+		{closed, "10.200.1.48:35540", nil, 0},
+		{closed, "0.0.0.0:0", nil, 0},
+		{tcpSynSent, "10.200.1.48:35540", nil, 1},
+		{tcpSynSent, "127.0.0.1:35540", nil, 0},
+	} {
+		g := gatherer{in: &runtime.Inspection{}}
+		g.unconnectedTCP(tc.state, netip.MustParseAddrPort(tc.local))
+		if !slices.Equal(g.in.BoundAddresses, tc.bound) || g.in.EstablishedTCP != tc.established {
+			t.Errorf("state %d at %s: %+v", tc.state, tc.local, g.in)
 		}
 	}
 }

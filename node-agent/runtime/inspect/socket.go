@@ -62,6 +62,12 @@ func (g *gatherer) inet(fd int) error {
 	}
 	peer, err := address(unix.Getpeername(fd))
 	switch {
+	case errors.Is(err, unix.ENOTCONN) && proto == unix.IPPROTO_TCP:
+		info, err := unix.GetsockoptTCPInfo(fd, unix.SOL_TCP, unix.TCP_INFO)
+		if err != nil {
+			return fmt.Errorf("TCP_INFO: %w", err)
+		}
+		g.unconnectedTCP(int(info.State), local)
 	case errors.Is(err, unix.ENOTCONN):
 		if bound(local) {
 			g.in.BoundAddresses = append(g.in.BoundAddresses, local.String())
@@ -72,6 +78,25 @@ func (g *gatherer) inet(fd int) error {
 		g.in.EstablishedTCP++
 	}
 	return nil
+}
+
+// States of a TCP socket, as the kernel numbers them (net/tcp_states.h).
+const (
+	tcpSynSent = 2
+	tcpListen  = 10
+)
+
+// unconnectedTCP looks at a TCP socket without a peer. One that is connecting loses
+// its connection in the dump like those that are connected. One whose connection has
+// ended, and that the process has yet to close, still has the pod's address, and is
+// restored with it: the wrapper has the target's network allow that.
+func (g *gatherer) unconnectedTCP(state int, local netip.AddrPort) {
+	switch {
+	case state == tcpSynSent && !local.Addr().Unmap().IsLoopback():
+		g.in.EstablishedTCP++
+	case state == tcpListen && bound(local):
+		g.in.BoundAddresses = append(g.in.BoundAddresses, local.String())
+	}
 }
 
 // bound says whether an address ties a socket to the pod's own address, which
