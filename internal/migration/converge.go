@@ -105,10 +105,7 @@ func Converge(p PreCopy) Convergence {
 	if p.CPUPercent <= 0 || p.CPUPercent > 100 {
 		p.CPUPercent = 100
 	}
-	c := Convergence{Bandwidth: bandwidth(p.Rounds), CPUPercent: p.CPUPercent}
-	if c.Bandwidth == 0 {
-		c.Bandwidth = p.Costs.Bandwidth
-	}
+	c := Convergence{Bandwidth: p.bandwidth(), CPUPercent: p.CPUPercent}
 	final := p.DirtyBytes + p.FinalOnlyBytes
 	if c.Bandwidth > 0 {
 		c.Predicted = p.predict(final, c.Bandwidth)
@@ -174,6 +171,15 @@ func Converge(p PreCopy) Convergence {
 	return c
 }
 
+// bandwidth to the volume in bytes per second, as the rounds have measured it, or
+// the node before the first; 0 when nobody knows.
+func (p PreCopy) bandwidth() int64 {
+	if b := bandwidth(p.Rounds); b > 0 {
+		return b
+	}
+	return p.Costs.Bandwidth
+}
+
 func (p PreCopy) predict(final, bandwidth int64) time.Duration {
 	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Bandwidth: bandwidth}).Total.Duration
 }
@@ -205,7 +211,7 @@ func transfer(bytes, perSecond int64) time.Duration {
 	if perSecond <= 0 {
 		return 0
 	}
-	return time.Duration(float64(bytes) / float64(perSecond) * float64(time.Second))
+	return seconds(float64(bytes) / float64(perSecond))
 }
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }

@@ -7,6 +7,7 @@
 //   - Decide drives the phases (for the controller),
 //   - DecideSource and DecideTarget drive the two node agents,
 //   - Converge decides after each pre-copy round,
+//   - ChooseMoment decides when a pod that has converged is frozen,
 //   - CheckPod, EligibleNodes and BuildTargetPod say what can move where, and as what.
 //
 // The states and the rules that keep them safe are in docs/protocol.md.

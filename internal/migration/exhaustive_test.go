@@ -25,6 +25,7 @@ var (
 		v1alpha1.TargetRestored, v1alpha1.TargetFailed, v1alpha1.TargetReverted, v1alpha1.TargetCleaned}
 	bools    = []bool{false, true}
 	verdicts = []v1alpha1.ConvergenceVerdict{"", v1alpha1.VerdictContinue, v1alpha1.VerdictSwitch}
+	moments  = []MomentVerdict{"", MomentFreeze, MomentWait, MomentRound}
 )
 
 func TestSourceRules(t *testing.T) {
@@ -56,6 +57,13 @@ func TestSourceRules(t *testing.T) {
 			if o.MaxRounds == 0 && o.Phase == preCopying {
 				bad("copies though no pre-copy is wanted")
 			}
+			if rounds(o) > o.MaxRounds && o.Phase == switching {
+				bad("copies without end")
+			}
+		case SourceAwaitMoment:
+			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Moment != MomentWait || rounds(o) > o.MaxRounds {
+				bad("waits for a better moment when there is none")
+			}
 		case SourceClean:
 			if o.Frozen && o.Handover == aborted {
 				bad("leaves a frozen pod behind")
@@ -84,16 +92,18 @@ func TestSourceRules(t *testing.T) {
 	for _, phase := range allPhases {
 		for _, reg := range registers {
 			for _, state := range allSource {
-				for _, flags := range combinations(6) {
+				for _, flags := range combinations(5) {
 					for _, verdict := range verdicts {
 						for _, frozenFor := range []time.Duration{0, time.Second, time.Hour} {
 							for _, maxRounds := range []int32{0, 2, 8} {
-								r := v1alpha1.SourceReport{State: state, Round: &two}
-								if flags[0] {
-									r.Failure = failure
+								for _, moment := range moments {
+									r := v1alpha1.SourceReport{State: state, Round: &two}
+									if flags[0] {
+										r.Failure = failure
+									}
+									check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute, DirtyTracking: flags[1],
+										PodGone: flags[2], Frozen: flags[3], Killed: flags[4], FrozenFor: frozenFor, Verdict: verdict, Moment: moment})
 								}
-								check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute,
-									DirtyTracking: flags[1], PodGone: flags[2], Frozen: flags[3], Refresh: flags[4], Killed: flags[5], FrozenFor: frozenFor, Verdict: verdict})
 							}
 						}
 					}

@@ -169,7 +169,7 @@ func (w *world) sourceAgent() *actor {
 		}
 		o := SourceObservation{Phase: m.Status.Phase, Handover: handover(m), Report: s.SourceReport, MaxRounds: 3,
 			SwitchoverTimeout: time.Minute, DirtyTracking: true, PodGone: !w.source.exists, Frozen: w.sourceTasks == frozen,
-			Refresh: w.pick(4) == 0, Verdict: v1alpha1.VerdictSwitch}
+			Moment: moments[w.pick(len(moments))], Verdict: v1alpha1.VerdictSwitch}
 		if s.FrozenAt != nil {
 			o.FrozenFor = w.now.Sub(s.FrozenAt.Time)
 		}

@@ -36,9 +36,9 @@ type SourceObservation struct {
 	FrozenFor time.Duration
 	// Verdict of Converge on what is dirty right now; "" when not measured.
 	Verdict v1alpha1.ConvergenceVerdict
-	// Refresh: so much got dirty again since the last round, or the chain is
-	// broken, that one more round before the freeze pays.
-	Refresh bool
+	// Moment is the verdict of ChooseMoment on a source that has converged; "" when
+	// it was not asked.
+	Moment MomentVerdict
 }
 
 // SourceAction is what the source agent has to do.
@@ -55,6 +55,9 @@ const (
 	SourceConverge SourceAction = "Converge"
 	// SourceAwaitArm: converged; look at the dirty memory now and then until armed.
 	SourceAwaitArm SourceAction = "AwaitArm"
+	// SourceAwaitMoment: armed, in a burst of the pod's writing; count the dirty memory
+	// until it is over.
+	SourceAwaitMoment SourceAction = "AwaitMoment"
 	// SourceSwitchover: freeze, final dump, seal, publish the digest. The tasks
 	// stay frozen.
 	SourceSwitchover SourceAction = "Switchover"
@@ -130,9 +133,14 @@ func DecideSource(o SourceObservation) SourceAction {
 			// The agent restarted in the middle of the final dump. What it wrote
 			// is not complete and its end was not seen: give up, nothing is lost.
 			return SourceAbort
-		case o.Refresh && rounds(o) <= o.MaxRounds:
-			// At most one round more than asked for, so that this ends.
+		case rounds(o) > o.MaxRounds:
+			// At most one round more than asked for, so that this ends. Without one a
+			// later moment is no better.
+			return SourceSwitchover
+		case o.Moment == MomentRound:
 			return SourceRound
+		case o.Moment == MomentWait:
+			return SourceAwaitMoment
 		}
 		return SourceSwitchover
 	}
@@ -152,7 +160,7 @@ func decidePreCopySource(o SourceObservation) SourceAction {
 		return SourceIdle
 	case o.Report.State == v1alpha1.SourceConverged:
 		// "Rounds go on until the target is parked", but only those that pay.
-		if (o.Verdict == v1alpha1.VerdictContinue || o.Refresh) && rounds(o) < o.MaxRounds {
+		if (o.Verdict == v1alpha1.VerdictContinue || o.Moment == MomentRound) && rounds(o) < o.MaxRounds {
 			return SourceRound
 		}
 		return SourceAwaitArm

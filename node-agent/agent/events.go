@@ -17,6 +17,7 @@ var (
 	evStalled   = event{corev1.EventTypeWarning, "PreCopyStalled", "PreCopy", "%s"}
 	evNoTrack   = event{corev1.EventTypeWarning, "NoDirtyTracking", "PreCopy", "the node's kernel does not track dirty pages: the pod is moved with a single dump, all of it while frozen"}
 	evRefused   = event{corev1.EventTypeWarning, "PreflightRefused", "Preflight", "%s: %s"}
+	evMoment    = event{corev1.EventTypeNormal, "MomentChosen", "Switchover", "%s"}
 	evDumped    = event{corev1.EventTypeNormal, "FinalDump", "Switchover", "final dump: %s of memory, %s in all, published %s after the freeze"}
 	evResumed   = event{corev1.EventTypeNormal, "SourceResumed", "Rollback", "the source pod goes on"}
 	evKilled    = event{corev1.EventTypeNormal, "SourceKilled", "Complete", "the frozen source tasks are gone; the target was confirmed before"}

@@ -44,6 +44,9 @@ const (
 	never again = -1
 )
 
+// soon is again, and never now.
+func soon(d time.Duration) again { return again(max(d, time.Millisecond)) }
+
 // sessionBase is what both sides' sessions share.
 type sessionBase struct {
 	*Agent

@@ -18,10 +18,6 @@ import (
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
-// dirtyInterval is how often the dirty memory is looked at while a converged
-// source waits for the target.
-const dirtyInterval = time.Second
-
 // sourceSession is the loop on the node the pod leaves.
 type sourceSession struct {
 	sessionBase
@@ -39,6 +35,11 @@ type sourceSession struct {
 	dirty       int64
 	convergence migration.Convergence
 	sharedBytes int64
+	// watch of the dirty memory, and the last decision on the moment of the freeze;
+	// chosen is what is to be told of it, "" when nothing is.
+	watch  dirtyWatch
+	moment migration.Moment
+	chosen string
 	// publishAttempted: the digest may have reached the API, so from here only
 	// the register decides.
 	publishAttempted bool
@@ -203,8 +204,8 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	o.Killed = s.wasKilled(pod) || pod != nil && s.lostPower() && len(s.containers) == 0
 	s.killed = o.Killed
 	s.fence(m, o)
-	o.Refresh = s.refreshPays()
-	return o, nil
+	o.Moment, err = s.chooseMoment(ctx, m, o)
+	return o, err
 }
 
 // settleEarlier waits, once, for dumps that an agent before this one has begun:
@@ -230,10 +231,14 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 	case migration.SourceConverge:
 		return now, s.convergeWithoutRounds(ctx, m)
 	case migration.SourceRound:
+		s.tellMoment(m)
 		return now, s.preCopyRound(ctx, m)
 	case migration.SourceAwaitArm:
-		return again(dirtyInterval), s.recount(ctx, m)
+		return s.awaitArm(ctx, m)
+	case migration.SourceAwaitMoment:
+		return soon(s.moment.Wait), nil
 	case migration.SourceSwitchover:
+		s.tellMoment(m)
 		return now, s.switchover(ctx, m)
 	case migration.SourceAwaitCommit:
 		return again(o.SwitchoverTimeout - o.FrozenFor + time.Millisecond), nil

@@ -19,13 +19,6 @@ import (
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
-// refreshFactor and refreshBytes say when one more round right before the
-// freeze pays: the dirty memory has grown this much since the last round.
-const (
-	refreshFactor = 2
-	refreshBytes  = 16 << 20
-)
-
 // endGrace is how long a pre-dump that was told to end may take for it.
 const endGrace = 10 * time.Second
 
@@ -78,6 +71,8 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 		return err
 	}
 	s.recordRound(k, stats, dirty)
+	s.watch.samples = nil
+	s.keepCount()
 	s.decideConvergence(m)
 	if err := s.obeyConvergence(ctx); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonThrottleFailed, "", err)
@@ -172,21 +167,6 @@ func (s *sourceSession) hashRound(ctx context.Context, containers []runtime.Cont
 		}
 	}
 	return nil
-}
-
-// countDirty counts the memory the next dump would have to write.
-func (s *sourceSession) countDirty(ctx context.Context) (perContainer []int64, err error) {
-	perContainer = make([]int64, len(s.containers))
-	s.dirty = 0
-	for i, c := range s.containers {
-		n, err := s.Node.Dirty.DirtyBytes(ctx, c)
-		if err != nil {
-			return nil, fmt.Errorf("count dirty memory of %s: %w", c.Name, err)
-		}
-		perContainer[i] = n
-		s.dirty += n
-	}
-	return perContainer, nil
 }
 
 func (s *sourceSession) recordRound(k int32, stats []runtime.DumpStats, dirty []int64) {
@@ -325,42 +305,25 @@ func (s *sourceSession) convergeWithoutRounds(ctx context.Context, m *v1alpha1.M
 	return s.publish(ctx)
 }
 
-// recount looks at the dirty memory while waiting for the target, and publishes
-// it when it has changed so much that a person would care.
-func (s *sourceSession) recount(ctx context.Context, m *v1alpha1.Migration) error {
+// awaitArm decides anew on what is counted while waiting for the target, and
+// publishes it when it has changed so much that a person would care.
+func (s *sourceSession) awaitArm(ctx context.Context, m *v1alpha1.Migration) (again, error) {
 	if s.rounds() == 0 {
-		return nil
+		return again(dirtyInterval), nil // nothing is counted
 	}
-	if _, err := s.countDirty(ctx); err != nil {
-		return err
-	}
+	next := soon(s.watch.due(s.Now(), dirtyInterval))
 	s.convergence = migration.Converge(s.preCopyInput(m))
 	if s.convergence.Reason == migration.ConvergeAboveBudget {
 		// It had converged, and has dirtied more since than its probes allow to
 		// be copied while it is frozen.
 		s.decideConvergence(m)
-		return s.publish(ctx)
+		return next, s.publish(ctx)
 	}
 	if shown := migration.FormatBytes(s.dirty); shown != s.report.Dirty {
 		s.report.Dirty = shown
-		return s.publish(ctx)
+		return next, s.publish(ctx)
 	}
-	return nil
-}
-
-// refreshPays: one more round right before the freeze would make it clearly
-// shorter, or is needed because the chain is broken.
-func (s *sourceSession) refreshPays() bool {
-	if s.rounds() == 0 {
-		return false
-	}
-	var last int64
-	for _, c := range s.report.Containers {
-		if n := len(c.Rounds); n > 0 {
-			last += c.Rounds[n-1].DirtyBytes
-		}
-	}
-	return s.chainBroken || s.dirty > refreshFactor*last+refreshBytes
+	return next, nil
 }
 
 func dumpStatus(d runtime.DumpStats) v1alpha1.DumpStatus {

@@ -66,6 +66,10 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if c := s.report.Convergence; c != nil {
 		// Of what is dirty now; the last round may have been a while ago.
 		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(s.preCopyInput(m)).Predicted}
+		if s.chosen != "" {
+			c.Message += "; " + s.chosen
+			s.chosen = ""
+		}
 	}
 	// Whatever hangs, the pod is not held for longer than this.
 	limited, cancel := context.WithDeadline(ctx, record.Deadline)

@@ -246,7 +246,7 @@ func (c *cluster) startAgent(n *simNode) *component {
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
 		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
-		Timeouts: agent.Timeouts{Park: 10 * time.Second, Restore: 5 * time.Second},
+		Timeouts: agent.Timeouts{Park: 10 * time.Second, Restore: 5 * time.Second}, Now: n.now,
 	})
 	must(c.t, a.SetupWithManager(mgr))
 	must(c.t, mgr.Add(&agent.NodeReporter{NodeName: n.name, Client: mgr.GetClient(), Prober: n.fake}))

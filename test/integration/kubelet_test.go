@@ -43,6 +43,8 @@ type simNode struct {
 	hook         func(p point) (lives bool)
 	// sized, if set, is called with each container that was started from its image.
 	sized func(*fake.Container)
+	// now is the clock of the agents to come; nil for the real one.
+	now func() time.Time
 	// refused counts the creates that a guard refused.
 	refused int
 	creates []string // verdicts in the order they were given

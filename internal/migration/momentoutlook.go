@@ -1,0 +1,153 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"fmt"
+	"time"
+)
+
+// outlook is what can be expected at one sample.
+type outlook struct {
+	dirty int64
+	// rate is the dirty memory's growth just now, in bytes per second: the faster of
+	// the last two intervals, so that a hiccup is not taken for a pause. known if
+	// there was one.
+	rate  float64
+	known bool
+	// burst: it writes faster than it always does. lasted is for how long it has, and
+	// so for how long it is expected to go on: a burst is caught somewhere in its middle.
+	burst  bool
+	lasted time.Duration
+	// after is the dirty memory in bytes that a round that begins now is expected to
+	// leave, least what it would if the pod stopped writing.
+	after, least float64
+	// freeze, round and pause as in Moment.
+	freeze, round, pause time.Duration
+}
+
+// outlook at the sample i.
+func (m MomentInput) outlook(i int) outlook {
+	s := m.Samples[i]
+	o := outlook{dirty: max(0, s.Bytes)}
+	for j := i; j > 0 && j > i-2; j-- {
+		a, b := m.Samples[j-1], m.Samples[j]
+		took := b.At - a.At
+		if took > freshFactor*m.interval() && a.At < m.ArmedAt {
+			break // too long ago to say what it does just now
+		}
+		if took > 0 {
+			o.known = true
+			o.rate = max(o.rate, (float64(b.Bytes)-float64(a.Bytes))/took.Seconds())
+		}
+	}
+	last := m.Rounds[len(m.Rounds)-1]
+	b := m.bandwidth()
+	took := max(0, last.Duration-transfer(last.Bytes, b)) + transfer(o.dirty, b)
+	o.least = m.least(took)
+	extra := max(0, float64(o.dirty)-o.least) // that the calmest round would not have left
+	o.after = max(o.least, min(o.rate*took.Seconds(), extra))
+	o.burst = o.rate > 0 && o.rate*took.Seconds() >= burstFactor*o.least
+	if o.rate > 0 {
+		o.lasted = seconds(extra / o.rate)
+	}
+	o.freeze = m.frozenAfter(0, float64(o.dirty), b)
+	o.round = m.frozenAfter(float64(o.dirty), o.after, b)
+	o.pause = m.frozenAfter(float64(o.dirty), o.least, b)
+	return o
+}
+
+// least is what a round that takes so long leaves dirty at best: the least that one
+// has left so far, or more in relation if that one was shorter.
+func (m MomentInput) least(took time.Duration) float64 {
+	least := float64(maxBytes)
+	for _, r := range m.Rounds {
+		left := float64(max(0, r.DirtyBytes))
+		if r.Duration > 0 && took > r.Duration {
+			left *= took.Seconds() / r.Duration.Seconds()
+		}
+		least = min(least, left)
+	}
+	return least
+}
+
+// frozenAfter is the downtime predicted for a freeze that writes final bytes, right
+// after a round that has written others: the target reads them while the final dump
+// is written, and what it has not read by then is waited for.
+func (m MomentInput) frozenAfter(written, final float64, bandwidth int64) time.Duration {
+	load := Load{FinalBytes: bytesOf(final + float64(m.FinalOnlyBytes)), ResidentBytes: m.ResidentBytes, Bandwidth: bandwidth}
+	d := m.Costs.Predict(load)
+	read := m.Costs.Predict(Load{FinalBytes: bytesOf(written)}).Handover.Duration - m.Costs.Predict(Load{}).Handover.Duration
+	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
+}
+
+// worth: the second downtime is clearly shorter than the first.
+func worth(from, to time.Duration) bool {
+	return from-to >= max(from/worthShare, worthLeast)
+}
+
+// pauseExpected says why it may pay to wait: there is a burst, whose end promises
+// more than what can be had at once, or nobody knows. "" when it does not.
+func (m MomentInput) pauseExpected(o outlook) (reason string) {
+	switch {
+	case !o.known:
+		return MomentUnknownRate
+	case o.burst && o.lasted <= m.Patience && worth(min(o.freeze, o.round), o.pause):
+		return MomentBurst
+	}
+	return ""
+}
+
+// spent says why it is not waited any longer; "" when it is.
+func (m MomentInput) spent(o outlook) string {
+	first := m.outlook(m.firstArmed())
+	next := m.next()
+	switch {
+	case next-m.ArmedAt > m.Patience:
+		return fmt.Sprintf("waiting for longer than %s is not allowed", round(m.Patience))
+	case o.freeze-first.freeze > max(0, first.freeze-first.pause):
+		return "waiting has cost as much as it could gain"
+	}
+	then := m.frozenAfter(0, float64(o.dirty)+o.rate*(next-m.Now).Seconds(), m.bandwidth())
+	for _, limit := range []time.Duration{m.TargetDowntime, m.Budget} {
+		if limit > 0 && o.freeze <= limit && then > limit {
+			return fmt.Sprintf("waiting would take the downtime above %s", round(limit))
+		}
+	}
+	return ""
+}
+
+// next is when to count again.
+func (m MomentInput) next() time.Duration {
+	return max(m.Now, m.Samples[len(m.Samples)-1].At+m.interval())
+}
+
+// interval is Interval, so that time goes by.
+func (m MomentInput) interval() time.Duration { return max(m.Interval, time.Millisecond) }
+
+// firstArmed is the index of the sample that the source was armed with: the first
+// since then, or the last one before.
+func (m MomentInput) firstArmed() int {
+	for i, s := range m.Samples {
+		if s.At >= m.ArmedAt {
+			return i
+		}
+	}
+	return len(m.Samples) - 1
+}
+
+// waited is how long an armed source has waited. It has if it counted again.
+func (m MomentInput) waited() time.Duration {
+	if !m.Armed || m.firstArmed() == len(m.Samples)-1 {
+		return 0
+	}
+	return max(0, m.Now-m.ArmedAt)
+}
+
+// maxBytes is more than any memory.
+const maxBytes = int64(1) << 60
+
+func bytesOf(f float64) int64 {
+	return int64(min(max(f, 0), float64(maxBytes)))
+}

@@ -1,0 +1,156 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
+)
+
+// When a converged source is frozen: its dirty memory is counted again and again,
+// and migration.ChooseMoment decides. All of it happens while the pod runs.
+
+const (
+	// dirtyInterval is how often the dirty memory is counted while a converged source
+	// waits for the target.
+	dirtyInterval = time.Second
+	// momentInterval is how often it is counted once the source is armed: a pause is
+	// seen after two intervals, and each costs a look at the API's cache, at
+	// containerd and at the pod's page maps.
+	momentInterval = 50 * time.Millisecond
+	// countShare of the time, one part in so many, may be spent on counting: a tenth of
+	// one CPU at most, for a look at a large pod takes long.
+	countShare = 10
+)
+
+// dirtyWatch is what was counted since the last round. A session that begins after a
+// restart of the agent counts anew.
+type dirtyWatch struct {
+	samples []migration.DirtySample
+	// counted is when the last count ended, took how long it took.
+	counted time.Time
+	took    time.Duration
+	// armedAt is when the source was first seen armed, zero before, and armedRounds
+	// the rounds there were then.
+	armedAt     time.Time
+	armedRounds int32
+}
+
+// interval between two counts, and no shorter than the share of time allows.
+func (w *dirtyWatch) interval(shortest time.Duration) time.Duration {
+	return max(shortest, countShare*w.took)
+}
+
+// due says in how long the next count may be made; without any, at once.
+func (w *dirtyWatch) due(now time.Time, shortest time.Duration) time.Duration {
+	return max(0, w.counted.Add(w.interval(shortest)).Sub(now))
+}
+
+// chooseMoment counts the dirty memory of a source that has converged, when that is
+// due, and decides on it. Without a verdict there is nothing to choose.
+func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration, o migration.SourceObservation) (migration.MomentVerdict, error) {
+	s.moment = migration.Moment{}
+	armed := o.Phase == v1alpha1.PhaseSwitchingOver
+	converged := o.Phase == v1alpha1.PhasePreCopying && s.report.State == v1alpha1.SourceConverged
+	if o.Handover != "" || !armed && !converged || s.report.Failure != nil || s.report.FrozenAt != nil || o.Frozen || o.Killed {
+		return "", nil
+	}
+	w, interval := &s.watch, dirtyInterval
+	if armed {
+		interval = momentInterval
+		if w.armedAt.IsZero() {
+			w.armedAt, w.armedRounds = s.Now(), s.rounds()
+		}
+	}
+	refreshed := armed && s.rounds() > w.armedRounds
+	if s.rounds() > 0 && !refreshed && w.due(s.Now(), interval) == 0 {
+		_, err := s.countDirty(ctx)
+		switch {
+		case err == nil:
+			s.keepCount()
+		case !armed || ctx.Err() != nil:
+			return "", err
+		default:
+			// The target waits: what cannot be counted is not waited for.
+			s.log.Error(err, "the moment of the freeze is not chosen")
+			w.samples = nil
+		}
+	}
+	since := s.roundEnd()
+	s.moment = migration.ChooseMoment(migration.MomentInput{
+		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
+		Armed: armed, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
+		Interval: w.interval(momentInterval), Patience: s.patience(m),
+	})
+	if armed {
+		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
+			"freeze", s.moment.Freeze, "round", s.moment.Round, "pause", s.moment.Pause, "waited", s.moment.Waited)
+	}
+	return s.moment.Verdict, nil
+}
+
+// patience is how long an armed source may wait: for a small part of the time that
+// the target's create stays parked, and of what the switchover may take.
+func (s *sourceSession) patience(m *v1alpha1.Migration) time.Duration {
+	limit, _ := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
+	return migration.MomentPatience(limit, s.Timeouts.Park)
+}
+
+// roundEnd is when the last round ended, by the node's clock.
+func (s *sourceSession) roundEnd() time.Time {
+	var end time.Time
+	for _, c := range s.report.Containers {
+		if n := len(c.Rounds); n > 0 {
+			if e := c.Rounds[n-1].StartTime.Add(c.Rounds[n-1].Duration.Duration); e.After(end) {
+				end = e
+			}
+		}
+	}
+	return end
+}
+
+// countDirty counts the memory the next dump would have to write.
+func (s *sourceSession) countDirty(ctx context.Context) (perContainer []int64, err error) {
+	begun := s.Now()
+	perContainer = make([]int64, len(s.containers))
+	var sum int64
+	for i, c := range s.containers {
+		n, err := s.Node.Dirty.DirtyBytes(ctx, c)
+		if err != nil {
+			return nil, fmt.Errorf("count dirty memory of %s: %w", c.Name, err)
+		}
+		perContainer[i] = n
+		sum += n
+	}
+	s.dirty = sum
+	s.watch.counted = s.Now()
+	s.watch.took = s.watch.counted.Sub(begun)
+	return perContainer, nil
+}
+
+// keepCount takes the last count into the samples. Before the source is armed only
+// the last few say anything.
+func (s *sourceSession) keepCount() {
+	const few = 4
+	w := &s.watch
+	if w.armedAt.IsZero() && len(w.samples) >= few {
+		w.samples = w.samples[1:]
+	}
+	w.samples = append(w.samples, migration.DirtySample{At: w.counted.Sub(s.roundEnd()), Bytes: s.dirty})
+}
+
+// tellMoment says in an event, and later in the status, what an armed source has
+// waited for and why another round was made.
+func (s *sourceSession) tellMoment(m *v1alpha1.Migration) {
+	if s.watch.armedAt.IsZero() || s.moment.Waited == 0 && s.moment.Verdict != migration.MomentRound {
+		return
+	}
+	s.chosen = s.moment.Message
+	s.event(m, evMoment, s.chosen)
+	s.log.Info("chose the moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "waited", s.moment.Waited, "message", s.chosen)
+}

@@ -1,0 +1,211 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package integration
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/node-agent/runtime/fake"
+)
+
+const mib = 1 << 20
+
+// writer is a pod of 1 GiB that is quiet until its source is armed. On its node time
+// goes by as the test wants it to, so that the agent sees the same in every run: in
+// each dump, and in each of the agent's steps once it is armed.
+type writer struct {
+	*cluster
+	pod *corev1.Pod
+
+	clock sync.Mutex // of now
+	now   time.Time
+
+	mu        sync.Mutex
+	container *fake.Container
+	m         *v1alpha1.Migration
+	// writes are the MiB that it writes before each of the counts once it is armed.
+	writes []int64
+	// counts since then, and steps of the agent. After the last step that takes time
+	// the clock stands still.
+	counts, steps, lastStep int
+	// counted is closed with the second count.
+	counted chan struct{}
+}
+
+const (
+	dumpTakes = 4 * time.Second // so 256 MiB/s
+	stepTakes = 30 * time.Millisecond
+)
+
+// startWriter starts one that leaves so many MiB dirty after each round.
+func startWriter(t *testing.T, leaves int64, writes ...int64) *writer {
+	w := &writer{cluster: newCluster(t), now: time.Now(), writes: writes, lastStep: 1000, counted: make(chan struct{})}
+	n := w.node("n1")
+	n.mu.Lock()
+	n.sized = func(c *fake.Container) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.container = c
+		c.SetMemory(1024*mib, leaves*mib)
+	}
+	n.mu.Unlock()
+	n.now = func() time.Time { return w.pass(0) }
+	w.restartAgent("n1")
+	// A dump reads the clock when it begins and when it ends.
+	n.fake.SetClock(func() time.Time { return w.pass(dumpTakes) })
+	n.fake.SetHook("Containers", func(context.Context, string) error { w.step(); return nil })
+	n.fake.SetHook("DirtyBytes", func(context.Context, string) error { w.count(); return nil })
+	w.pod = w.startPod("app")
+	return w
+}
+
+func (w *writer) pass(d time.Duration) time.Time {
+	w.clock.Lock()
+	defer w.clock.Unlock()
+	w.now = w.now.Add(d)
+	return w.now
+}
+
+// armed asks the API server.
+func (w *writer) armed() bool {
+	if w.m == nil {
+		return false
+	}
+	var m v1alpha1.Migration
+	return w.client.Get(w.ctx, client.ObjectKeyFromObject(w.m), &m) == nil && m.Status.Phase == v1alpha1.PhaseSwitchingOver
+}
+
+func (w *writer) step() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case !w.armed():
+		return
+	case w.steps == 0: // the last count was long ago
+		w.pass(time.Second)
+	case w.steps < w.lastStep:
+		w.pass(stepTakes)
+	}
+	w.steps++
+}
+
+func (w *writer) count() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.armed() {
+		return
+	}
+	if w.counts < len(w.writes) {
+		w.container.Write(w.writes[w.counts] * mib)
+	}
+	if w.counts++; w.counts == 2 {
+		close(w.counted)
+	}
+}
+
+func (w *writer) migrate() *v1alpha1.Migration {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m = w.cluster.migrate("app", func(m *v1alpha1.Migration) {
+		// With the one round that may follow when it is armed, there are two.
+		m.Spec.PreCopy.MaxRounds = ptr.To(int32(1))
+		m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 20 * time.Second}
+	})
+	return w.m.DeepCopy()
+}
+
+// outcome is what the final dump wrote, how many counts it was frozen after, and what
+// the status says of it.
+func (w *writer) outcome(m *v1alpha1.Migration) (finalMiB int64, counts int, message string) {
+	w.t.Helper()
+	w.awaitPhase(m, v1alpha1.PhaseSucceeded)
+	w.runsOn("n2")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.t.Logf("%d counts in %d steps, %d rounds: %s", w.counts, w.steps, *m.Status.Source.Round, m.Status.Source.Convergence.Message)
+	return m.Status.Source.Containers[0].FinalDump.MemoryBytes / mib, w.counts, m.Status.Source.Convergence.Message
+}
+
+// A burst that goes on for five counts is waited for, then cleared by a round.
+func TestAPodIsFrozenBetweenBursts(t *testing.T) {
+	w := startWriter(t, 8, 256, 32, 32, 32, 32)
+	m := w.migrate()
+	final, counts, message := w.outcome(m)
+	if final > 64 || *m.Status.Source.Round != 2 {
+		t.Errorf("%d MiB were written while it was frozen%s", final, describe(m))
+	}
+	if counts < 7 {
+		t.Errorf("counted %d times: it was not waited for the end", counts)
+	}
+	if !strings.Contains(message, "waited") || !strings.Contains(message, "for a pause in the pod's writing: another round takes") {
+		t.Errorf("the status does not say what it was waited for: %s", message)
+	}
+}
+
+// One that does not end is waited for for a second at most, which is a tenth of what
+// the target may be parked.
+func TestABurstWithoutAnEndIsNotWaitedFor(t *testing.T) {
+	w := startWriter(t, 8, append([]int64{256}, slices.Repeat([]int64{32}, 1000)...)...)
+	m := w.migrate()
+	_, counts, message := w.outcome(m)
+	if most := int(time.Second/(2*stepTakes)) + 2; counts > most || !strings.Contains(message, "waiting") {
+		t.Errorf("counted %d times: %s", counts, message)
+	}
+}
+
+// Nothing is to be gained by waiting, or by another round.
+func TestAPodWithoutBurstsIsFrozenAtOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leaves int64
+		writes []int64
+	}{
+		"idle": {8, nil},
+		// 32 MiB/s: in the four seconds of a round, in the second until it is armed, and on.
+		"steady": {128, append([]int64{32}, slices.Repeat([]int64{2}, 1000)...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startWriter(t, tc.leaves, tc.writes...)
+			m := w.migrate()
+			_, counts, message := w.outcome(m)
+			if counts > 2 || strings.Contains(message, "waited") || *m.Status.Source.Round != 1 {
+				t.Errorf("frozen after %d counts: %s", counts, message)
+			}
+		})
+	}
+}
+
+func TestCancelWhileWaitingForAPause(t *testing.T) {
+	for _, by := range []string{"annotation", "deletion"} {
+		t.Run(by, func(t *testing.T) {
+			w := startWriter(t, 8, 256, 64, 64)
+			w.lastStep = 6 // then it waits for as long as it takes
+			m := w.migrate()
+			w.await(m, "it waits", w.counted)
+			w.cancel(m, by)
+			if by == "annotation" {
+				w.awaitPhase(m, v1alpha1.PhaseCancelled)
+			} else {
+				w.eventually("the Migration is gone", func() bool { return !w.get(m) }, m)
+			}
+			w.staysOnSource(w.pod, m)
+			for _, method := range w.node("n1").fake.Methods() {
+				if method == "Freeze" || method == "Isolate" {
+					t.Errorf("a pod that was waited for was touched: %s", method)
+				}
+			}
+		})
+	}
+}
