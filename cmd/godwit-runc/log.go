@@ -104,8 +104,27 @@ func (p logPosition) lastError() string {
 	return ": " + last[:min(len(last), maxQuote)]
 }
 
+// criuLogName is CRIU's log in its work directory.
+const criuLogName = "restore.log"
+
+// criuGaveUp says whether CRIU has given a restore up by itself, and so has ended
+// what it had made: it says so in the end. One that was killed says nothing.
+func criuGaveUp(path string) bool {
+	return strings.Contains(end(path), "Restoring FAILED")
+}
+
 // criuLast quotes the last line of CRIU's log, or "".
 func criuLast(path string) string {
+	lines := strings.Split(end(path), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if last == "" {
+		return ""
+	}
+	return " [criu was at: " + last[:min(len(last), maxLine)] + "]"
+}
+
+// end of a file, "" when it cannot be read.
+func end(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
@@ -120,12 +139,7 @@ func criuLast(path string) string {
 	if err != nil {
 		return ""
 	}
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	last := strings.TrimSpace(lines[len(lines)-1])
-	if last == "" {
-		return ""
-	}
-	return " [criu was at: " + last[:min(len(last), maxLine)] + "]"
+	return strings.TrimSpace(string(data))
 }
 
 // criuErrors quotes the errors in CRIU's log, each with the line before it, or

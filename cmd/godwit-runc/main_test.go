@@ -68,7 +68,7 @@ criu() {
 # What criu does with its action script when the processes are complete.
 letgo() {
 	script=$(sed -n 's/^action-script //p' "$CRIU_CONFIG_FILE")
-	for action in post-restore pre-resume post-resume; do
+	for action in ${2:-post-restore pre-resume post-resume}; do
 		echo "$action: $(ls "$GODWIT_HOLD" "$GODWIT_MARK" 2>/dev/null | tr '\n' ' ')" >> "$DIR/calls"
 		CRTOOLS_SCRIPT_ACTION=$action CRTOOLS_INIT_PID=$1 GODWIT_TEST_ROLE=wrapper "$script" 3>&- 2>> "$DIR/calls"
 	done
@@ -89,6 +89,16 @@ restore)
 	late)
 		# It runs, and then something fails after all.
 		letgo 0
+		exit 1 ;;
+	gaveup)
+		# CRIU fails after its processes are complete, and ends them.
+		letgo 0 post-restore
+		echo '(00.2) Error (criu/cr-restore.c:2): Restoring FAILED.' >> "$work/restore.log"
+		exit 1 ;;
+	killed)
+		# CRIU is killed then, and what it held with ptrace runs.
+		letgo 0 post-restore
+		echo '(00.2) pie: 1: seccomp: mode 0' >> "$work/restore.log"
 		exit 1 ;;
 	lethang)
 		criu

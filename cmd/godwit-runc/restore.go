@@ -76,6 +76,9 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 			err = fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
 			return errors.Join(err, hold.Failed(err, false))
 		}
+		if criuGaveUp(filepath.Join(im.WorkDir, criuLogName)) {
+			err = errors.Join(err, hold.Withdraw())
+		}
 		return errors.Join(err, hold.Failed(err, true), w.dropRecord(a.id))
 	}
 	if err := w.dropRecord(a.id); err != nil {
@@ -87,7 +90,7 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 // explain adds what the logs say. After a restore that was ended they tell only
 // of its end; then the place it had come to says more.
 func explain(err error, log logPosition, im *wire.Images) string {
-	criuLog := filepath.Join(im.WorkDir, "restore.log")
+	criuLog := filepath.Join(im.WorkDir, criuLogName)
 	if errors.Is(err, errDeadline) {
 		return fmt.Sprintf(" (%s)%s", im.Timeout, criuLast(criuLog))
 	}

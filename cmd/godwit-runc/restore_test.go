@@ -34,8 +34,8 @@ func TestCreateBecomesRestore(t *testing.T) {
 	for _, want := range []string{
 		"restore --detach --no-subreaper", "--image-path " + r.dir + "/images", "--work-path " + r.dir + "/work",
 		"CRIU's configuration: tcp-close\naction-script /",
-		// The mark is there before the processes are let go, and not sooner.
-		"post-restore: " + r.w.runDir + "/creates/" + testPod + "/app/" + testID + " \npre-resume: " + r.w.runDir + "/creates/",
+		// The mark is there before CRIU takes the processes in hand, and not sooner.
+		"post-restore: " + r.w.runDir + "/creates/" + testPod + "/app/" + testID + " \npre-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",
 		"post-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",
 		// The hold, so that it ends only with runc.
 		"descriptor 3 is " + r.w.runDir + "/creates/",
@@ -307,6 +307,37 @@ func TestFailureAfterTheProcessesWereLetGoLeavesTheMark(t *testing.T) {
 	}
 }
 
+// CRIU fails when the processes are complete and not let go: if it says so itself,
+// it has ended them, and nothing has run; if it was killed, they may have.
+func TestFailureBetweenTheMarkAndTheRun(t *testing.T) {
+	for fake, marked := range map[string]bool{"gaveup": false, "killed": true} {
+		t.Run(fake, func(t *testing.T) {
+			r := newRig(t, fake)
+			r.useCgroup()
+			results, _ := r.agent(r.order(2 * time.Second))
+			if err := r.w.Exec(r.create()); !errors.Is(err, errRestore) || len(r.rec.forwarded) != 0 {
+				t.Fatalf("%v, forwarded %q", err, r.rec.forwarded)
+			}
+			res := <-results
+			mark, found, err := wire.Mark(r.w.runDir, testPod, "app")
+			if err != nil || found != marked {
+				t.Fatalf("mark %+v, %v, %v", mark, found, err)
+			}
+			s := mark
+			if !marked {
+				h := r.holds()
+				if len(h) != 1 {
+					t.Fatalf("holds %+v", h)
+				}
+				s = h[0]
+			}
+			if s.LetGo || s.Alive || !s.Cleared || !s.Ordered || s.Error == "" || s.Error != res.Error {
+				t.Errorf("it says %+v; told %+v", s, res)
+			}
+		})
+	}
+}
+
 // The wrapper and its runc are killed between the mark and runc's end. Their
 // delete ends what was let go, and says so in the mark.
 func TestDeleteAfterAWrapperThatWasKilledPastTheMark(t *testing.T) {
@@ -334,7 +365,7 @@ func TestProcessesThatCannotBeMarkedDoNotRun(t *testing.T) {
 	r := newRig(t, "ok")
 	victim := exec.CommandContext(t.Context(), "sleep", "300")
 	must(t, victim.Start())
-	for action, want := range map[string]int{"post-restore": 0, "network-unlock": 0, preResume: 1} {
+	for action, want := range map[string]int{postRestore: 1, "network-unlock": 0, preResume: 1} {
 		t.Setenv(envHold, filepath.Join(r.dir, "nothing"))
 		t.Setenv(envMark, filepath.Join(r.dir, "nowhere", "mark"))
 		t.Setenv(envCgroup, filepath.Join(r.dir, "no-cgroup"))

@@ -17,9 +17,14 @@ import (
 )
 
 // CRIU calls its action script, which is this program, at each step of a restore.
-// At pre-resume the processes are complete and stand still; when it returns they
-// are let go. That is when the hold becomes the mark: whoever looks for the mark
-// and does not find it knows that nothing has run.
+//
+// At post-restore the processes are complete and wait for CRIU's word, within code
+// of CRIU's. That is when the hold becomes the mark: whoever looks for the mark and
+// does not find it knows that nothing has run. It has to be then: from the next step
+// on CRIU holds them with ptrace, and if it is killed the kernel lets them run.
+//
+// At pre-resume they are about to be let go, which is noted in the mark. A restore
+// that CRIU itself gives up before has run nothing, and the mark is withdrawn.
 //
 // CRIU (since 3.19) does so for scripts of its configuration file also when
 // runc has asked for notifications of its own; nodes with an older one are not
@@ -34,22 +39,26 @@ const (
 	envMark   = "GODWIT_MARK"
 	envCgroup = "GODWIT_RESTORE_CGROUP"
 
-	preResume = "pre-resume"
+	postRestore = "post-restore"
+	preResume   = "pre-resume"
 )
 
 // script carries out one call by CRIU and returns the exit status.
 func script(action string) int {
-	if action != preResume {
-		return 0
+	var err error
+	switch action {
+	case postRestore:
+		failpoint.At("wrapper-resuming")
+		err = wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
+	case preResume:
+		err = wire.NoteLetGo(os.Getenv(envMark))
+		failpoint.At("wrapper-resumable")
 	}
-	failpoint.At("wrapper-resuming")
-	err := wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
-	failpoint.At("wrapper-resumable")
 	if err == nil {
 		return 0
 	}
-	// Whatever is returned, CRIU lets the processes go. They must not run unmarked:
-	// everything in their cgroup is ended, CRIU and this process with it.
+	// At pre-resume CRIU lets the processes go whatever is returned. They must not run
+	// unmarked: everything in their cgroup is ended, CRIU and this process with it.
 	fmt.Fprintln(os.Stderr, "Error (godwit):", err) // CRIU's log
 	kerr := os.WriteFile(filepath.Join(os.Getenv(envCgroup), "cgroup.kill"), []byte("1"), 0)
 	if pid, perr := strconv.Atoi(os.Getenv(envInit)); perr == nil && pid > 1 {

@@ -42,7 +42,7 @@ var ErrHeld = errors.New("a create is under way")
 // asks, and locks it; the runc that restores inherits the lock. While it is
 // locked, a restore may begin or go on. Once it is not, it says what became of
 // the create. It goes when nothing was ordered, and becomes the container's mark
-// in one step when what was restored is about to run (see MarkRun).
+// in one step before what was restored can run (see MarkRun).
 type Hold struct {
 	f              *os.File
 	path, restored string
@@ -59,6 +59,8 @@ type HoldState struct {
 	Error string `json:"error,omitempty"`
 	// Cleared: it was seen that no process of the restore is left.
 	Cleared bool `json:"cleared,omitempty"`
+	// LetGo: the processes were complete, and were about to run.
+	LetGo bool `json:"letGo,omitempty"`
 	// Result of a complete restore.
 	Result *Result `json:"result,omitempty"`
 	// Confirmed: the target owns the pod for good, see Confirm.
@@ -341,6 +343,7 @@ func (s *HoldState) decode(data []byte) {
 		}
 		next.Ordered = next.Ordered || s.Ordered
 		next.Cleared = next.Cleared || s.Cleared
+		next.LetGo = next.LetGo || s.LetGo
 		next.Confirmed = next.Confirmed || s.Confirmed
 		*s = next
 	}

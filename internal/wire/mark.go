@@ -14,8 +14,9 @@ import (
 )
 
 // The mark of a container is its hold under another name: it has, or may have, run
-// what was restored. It gets that name before the first instruction of it is
-// executed, and keeps it until the pod is gone, whatever becomes of the restore.
+// what was restored. It gets that name before whatever holds the processes still
+// could lose them, and keeps it until the pod is gone, unless the restore was given
+// up by who had them in hand (see Hold.Withdraw).
 
 // Mark reads the mark of a container; found is false when there is none.
 func Mark(runDir, podUID, container string) (s HoldState, found bool, err error) {
@@ -40,6 +41,32 @@ func MarkRun(path, markPath string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("hold: %w", err)
+	}
+	return nil
+}
+
+// NoteLetGo notes in the mark that the processes are about to run.
+func NoteLetGo(markPath string) error {
+	f, err := os.OpenFile(markPath, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("mark: %w", err)
+	}
+	return errors.Join(addTo(f, &HoldState{LetGo: true}), f.Close())
+}
+
+// Withdraw makes the mark a hold again, if the processes were not let go. It is for
+// a restore that ended in order: who held the processes has ended them. Without a
+// mark there is nothing to withdraw.
+func (h *Hold) Withdraw() error {
+	s, err := readHold(h.restored)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && s.LetGo {
+		return nil
+	}
+	if err == nil {
+		err = os.Rename(h.restored, h.path)
+	}
+	if err != nil {
+		return fmt.Errorf("withdraw the mark: %w", err)
 	}
 	return nil
 }

@@ -76,7 +76,7 @@ var (
 	restoring      = step{name: "wrapper about to restore", point: "wrapper-restore"}
 	runcRunning    = step{name: "runc restores", point: "wrapper-restore", process: runcRestore, where: target}
 	criuRestoring  = step{name: "criu restores", point: "wrapper-restore", process: criu, where: target}
-	complete       = step{name: "restored, not marked, about to run", point: "wrapper-resuming"}
+	complete       = step{name: "complete, not marked", point: "wrapper-resuming"}
 	marked         = step{name: "restored, marked, about to run", point: "wrapper-resumable"}
 	runcDone       = step{name: "running, wrapper not done", point: "wrapper-restored"}
 	wrapperDone    = step{name: "running, agent not told", point: "wrapper-marked"}

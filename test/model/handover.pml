@@ -407,6 +407,8 @@ active proctype everything() {
 	:: d_step { tree == LIVES && create == TOLD && !mark -> mark = true; create = IDLE }
 	/* it fails: the wrapper clears up, or cannot, or is killed */
 	:: d_step { create == TOLD && !mark && (tree == STARTING || tree == MAKING) -> tree = NONE; create = IDLE; ended = ended || knows; judge() }
+	/* what is complete and not let go is given up by CRIU itself: nothing has run */
+	:: d_step { create == TOLD && tree == MARKED -> tree = NONE; mark = false; create = IDLE; ended = ended || knows; judge() }
 	:: d_step { create == TOLD && !mark && tree == MAKING && FAULT -> SPEND; create = IDLE; ended = ended || knows }
 	:: d_step { create == TOLD && FAULT -> SPEND; create = IDLE; ended = ended || knows;
 		if :: tree == STARTING -> tree = NONE :: else fi; judge() }
