@@ -251,7 +251,7 @@ func (w *world) checkEnd() {
 		if w.source.exists || w.target.exists || w.sourceRuns() {
 			w.violated("%s after both pods were deleted, with source %s", phase, w.sourceTasks)
 		}
-	case w.sourceTasks != running && !(w.sourceLost && w.sourceTasks == fresh) || !w.source.exists:
+	case w.sourceTasks != running && (!w.sourceLost || w.sourceTasks != fresh) || !w.source.exists:
 		w.violated("%s, and the source is %s", phase, w.sourceTasks)
 	case w.targetMayRun() || w.target.exists:
 		w.violated("%s, and the target is still there", phase)

@@ -36,15 +36,12 @@ const (
 	inTheMiddle
 )
 
-// seenBy says whose view of the downtime is there.
+// seenBy says whose view of the downtime is there. By default that of the process:
+// the longest time in which it did not run, by itself.
 type seenBy int
 
-const (
-	// byProcess: the longest time in which the process did not run, by itself.
-	byProcess seenBy = iota
-	// byClient: the longest time in which no request of a client was answered.
-	byClient
-)
+// byClient: the longest time in which no request of a client was answered.
+const byClient seenBy = 1
 
 // methodInfo is what the plan and the report say about a method.
 type methodInfo struct {

@@ -49,7 +49,8 @@ func StartProcess(log, dir string, env []string, args ...string) (*Process, erro
 		return nil, err
 	}
 	p := &Process{PID: cmd.Process.Pid, Log: log, exited: make(chan struct{})}
-	_, p.Started, err = stat(p.PID)
+	s, err := readStat(p.PID)
+	p.Started = s.started
 	go func() {
 		// Reap it, should it end before this process does.
 		_ = cmd.Wait()
@@ -65,10 +66,11 @@ func StartProcess(log, dir string, env []string, args ...string) (*Process, erro
 // for a process that another process started.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Alive tells whether this very process still runs.
+// Alive tells whether this very process still runs. One that was killed does, and
+// keeps its ports, as long as one of its threads has yet to end.
 func (p *Process) Alive() bool {
-	state, started, err := stat(p.PID)
-	return err == nil && started == p.Started && state != 'Z' && state != 'X'
+	s, err := readStat(p.PID)
+	return err == nil && s.started == p.Started && s.state != 'X' && (s.state != 'Z' || s.threads > 1)
 }
 
 // Signal sends sig to this very process, and nothing if it has ended.
@@ -124,24 +126,32 @@ func (p *Process) WaitGone(ctx context.Context) bool {
 	return true
 }
 
-// stat reads the state and the start time of a process.
-func stat(pid int) (state byte, started uint64, err error) {
+// stat is what the kernel says of a process, see proc_pid_stat(5): its state, the
+// number of its threads, and its start time in clock ticks after boot.
+type stat struct {
+	state   byte
+	threads uint64
+	started uint64
+}
+
+func readStat(pid int) (stat, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, err
+		return stat{}, err
 	}
 	return parseStat(string(content))
 }
 
-func parseStat(content string) (state byte, started uint64, err error) {
+func parseStat(content string) (stat, error) {
 	// The name, in parentheses, may contain anything, parentheses too.
 	_, rest, ok := cutLast(content, ") ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
-		return 0, 0, fmt.Errorf("unexpected process status %q", content)
+		return stat{}, fmt.Errorf("unexpected process status %q", content)
 	}
-	started, err = strconv.ParseUint(fields[19], 10, 64)
-	return fields[0][0], started, err
+	threads, terr := strconv.ParseUint(fields[17], 10, 64)
+	started, serr := strconv.ParseUint(fields[19], 10, 64)
+	return stat{fields[0][0], threads, started}, errors.Join(terr, serr)
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -175,6 +185,6 @@ func LogTail(path string, lines int) string {
 
 // FindProcess returns the process that has the id now.
 func FindProcess(pid int) (*Process, error) {
-	_, started, err := stat(pid)
-	return &Process{PID: pid, Started: started}, err
+	s, err := readStat(pid)
+	return &Process{PID: pid, Started: s.started}, err
 }

@@ -13,12 +13,11 @@ import (
 )
 
 func TestParseStatWithAnAwkwardName(t *testing.T) {
-	fields := strings.Repeat("0 ", 18)
-	state, started, err := parseStat("12 (a) b (c) S " + fields + "4711 0 0")
-	if err != nil || state != 'S' || started != 4711 {
-		t.Errorf("parseStat = %c, %d, %v", state, started, err)
+	s, err := parseStat("12 (a) b (c) S " + strings.Repeat("0 ", 16) + "9 0 4711 0 0")
+	if want := (stat{'S', 9, 4711}); err != nil || s != want {
+		t.Errorf("parseStat = %+v, %v, want %+v", s, err, want)
 	}
-	if _, _, err := parseStat("12 (a"); err == nil {
+	if _, err := parseStat("12 (a"); err == nil {
 		t.Error("a short line was accepted")
 	}
 }
