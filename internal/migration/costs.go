@@ -86,6 +86,17 @@ const (
 	forget      = 0.9
 )
 
+// One measurement that is far above what those before it say is no measure of the
+// node: an agent was restarted in the middle, the volume stood still. Once a line is
+// settled by so many measurements, a value counts for at most so many times the
+// line's, and a bit. A node that has become slower is followed all the same, in a few
+// steps.
+const (
+	settledBy   = 2
+	outlier     = 3.0
+	outlierBase = 0.1 // seconds
+)
+
 // Line is a fitted line. Its fields are the state of the fit.
 type Line struct {
 	// Offset in seconds, Slope in seconds per unit.
@@ -119,6 +130,9 @@ func (l *Line) learn(g guess, x, y float64) {
 		return
 	}
 	b := l.begin(g)
+	if b.Seen >= settledBy {
+		y = min(y, outlier*max(0, b.Offset+b.Slope*x)+outlierBase)
+	}
 	// The gain for the regressors (1, x).
 	p0, p1 := b.P[0]+b.P[1]*x, b.P[1]+b.P[2]*x
 	s := forget + p0 + p1*x

@@ -8,6 +8,10 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"godwit.dev/godwit/api/v1alpha1"
 )
 
 // machine is the truth that Costs has to find out.
@@ -77,6 +81,36 @@ func TestOneMeasurementCounts(t *testing.T) {
 
 // A node that moves pods of one size only knows nothing of others: what it says of
 // them stays sane, and the size it knows is predicted well.
+// A switchover that somebody held up says little about the next; a node that has
+// become slower does.
+func TestOutliers(t *testing.T) {
+	l := Load{FinalBytes: 8 << 20, ResidentBytes: 256 << 20, Bandwidth: 100 << 20}
+	usual := v1alpha1.DowntimeStatus{
+		FreezeAndDump: metav1.Duration{Duration: 500 * time.Millisecond},
+		Handover:      metav1.Duration{Duration: 300 * time.Millisecond},
+		Restore:       metav1.Duration{Duration: time.Second},
+	}
+	var c Costs
+	for range 4 {
+		c.Learn(l, usual)
+	}
+	before := c.Predict(l).Total.Duration
+	held := usual
+	held.Handover.Duration = time.Minute
+	c.Learn(l, held)
+	if after := c.Predict(l).Total.Duration; after > before+time.Second {
+		t.Errorf("one hand-over of a minute takes the prediction from %s to %s", before, after)
+	}
+	slower := usual
+	slower.Handover.Duration = 3 * time.Second
+	for range 20 {
+		c.Learn(l, slower)
+	}
+	if after := c.Predict(l).Handover.Duration; after < 2500*time.Millisecond {
+		t.Errorf("after twenty hand-overs of 3 s each the prediction is %s", after)
+	}
+}
+
 func TestOneSizeOnly(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	l := Load{FinalBytes: 5 * mib, ResidentBytes: 200 * mib, Bandwidth: 100 * mib}

@@ -42,7 +42,7 @@ func interrupted(o Observation) *v1alpha1.Failure {
 		if s.Convergence != nil && s.Convergence.Reason == ConvergeAboveBudget {
 			return fail(v1alpha1.ReasonStalled, "the switchover would take longer than the pod's probes allow: %s", convergenceMessage(s))
 		}
-		return fail(v1alpha1.ReasonStalled, "pre-copy does not converge and preCopy.onStall is Abort: %s", convergenceMessage(s))
+		return fail(v1alpha1.ReasonStalled, "pre-copy does not converge, and preCopy.onStall is %s: %s", m.Spec.PreCopy.OnStall, convergenceMessage(s))
 	}
 	if !began {
 		switch {

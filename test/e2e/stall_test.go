@@ -28,26 +28,41 @@ func TestStall(t *testing.T) {
 			spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: target}
 		}
 	}
-	// With all of its memory dirty, as with none of it copied before.
-	var downtime time.Duration
-	s.step("given up", func() {
-		m := s.migration("abort", p.pod.Name, stall(v1alpha1.OnStallAbort, 100*time.Millisecond))
+	// predicted is the downtime that a migration which is given up has predicted.
+	predicted := func(name string) (*v1alpha1.Migration, *v1alpha1.ConvergenceStatus) {
+		m := s.migration(name, p.pod.Name, stall(v1alpha1.OnStallAbort, time.Millisecond))
 		s.finish(m, v1alpha1.PhaseFailed)
 		c := m.Status.Source.Convergence
+		if c == nil || c.PredictedDowntime == nil {
+			s.Fatalf("nothing was predicted\n%s", harness.Summary(m))
+		}
+		return m, c
+	}
+	// With all of its memory dirty, and with none.
+	var busy, idle time.Duration
+	s.step("given up", func() {
+		m, c := predicted("busy")
 		if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonStalled ||
 			!strings.Contains(f.Message, "/s were dirtied and ") || !strings.Contains(f.Message, "/s copied in the last round") {
 			s.Errorf("failure %+v", m.Status.Failure)
 		}
-		if c == nil || c.DirtyBytesPerSecond == 0 || c.BandwidthBytesPerSecond == 0 {
-			s.Fatalf("convergence %+v\n%s", c, harness.Summary(m))
+		if c.DirtyBytesPerSecond == 0 || c.BandwidthBytesPerSecond == 0 {
+			s.Errorf("convergence %+v\n%s", c, harness.Summary(m))
 		}
 		s.Logf("%s", c.Message)
-		downtime = c.PredictedDowntime.Duration
+		busy = c.PredictedDowntime.Duration
 		s.stayed(m, p.pod)
 		p.unharmed()
+		s.must(harness.MemhogAt(p.pod).Order(s.ctx, "/dirty?mibPerSecond=0"))
+		_, c = predicted("idle")
+		idle = c.PredictedDowntime.Duration
+		s.must(harness.MemhogAt(p.pod).Order(s.ctx, "/dirty?mibPerSecond=400"))
+		if busy <= idle {
+			s.Fatalf("predicted %s with its memory dirty, %s without", busy, idle)
+		}
 	})
 	s.step("throttled", func() {
-		m := s.migration("throttle", p.pod.Name, stall(v1alpha1.OnStallThrottle, downtime*6/10))
+		m := s.migration("throttle", p.pod.Name, stall(v1alpha1.OnStallThrottle, idle+(busy-idle)*4/10))
 		pod := s.arrived(m)
 		c := m.Status.Source.Convergence
 		if c == nil || c.Verdict != v1alpha1.VerdictSwitch || c.CPUPercent == nil || *c.CPUPercent >= 100 {
