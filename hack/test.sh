@@ -60,6 +60,7 @@ step demo "${in_cluster[@]}" hack/demo.sh
 step e2e "${in_cluster[@]}" hack/e2e.sh
 step chaos "${in_cluster[@]}" CHAOS=quick hack/chaos.sh
 
+remove_cluster
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))
 status=0
 if [ ${#failed[@]} -gt 0 ]; then

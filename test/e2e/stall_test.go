@@ -62,7 +62,7 @@ func TestStall(t *testing.T) {
 		}
 	})
 	s.step("throttled", func() {
-		m := s.migration("throttle", p.pod.Name, stall(v1alpha1.OnStallThrottle, idle+(busy-idle)*4/10))
+		m := s.migration("throttle", p.pod.Name, stall(v1alpha1.OnStallThrottle, idle+(busy-idle)*6/10))
 		pod := s.arrived(m)
 		c := m.Status.Source.Convergence
 		if c == nil || c.Verdict != v1alpha1.VerdictSwitch || c.CPUPercent == nil || *c.CPUPercent >= 100 {
