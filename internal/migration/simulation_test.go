@@ -376,12 +376,12 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := realDeciders
 			broken(&d)
-			for seed := range uint64(4000) {
+			for seed := range uint64(40000) {
 				if violations, _, _ := simulate(seeded(seed), d, 300+int(seed%4)*100); len(violations) > 0 {
 					return
 				}
 			}
-			t.Error("not noticed in 4000 runs")
+			t.Error("not noticed in 40000 runs")
 		})
 	}
 }
