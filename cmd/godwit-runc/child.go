@@ -37,12 +37,16 @@ type child struct {
 //   - Neither process becomes a subreaper: the restored init is a child of runc
 //     and, when that ends, of containerd's shim.
 func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (*child, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("start runc: %w", err)
+	}
 	cmd := w.runc.Command(c.restoreArgs(a, im.Dir, im.WorkDir)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{hold.File()}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+configPath(im))
-	cmd.Env = append(cmd.Env, scriptEnv(rec)...)
+	cmd.Env = append(cmd.Env, scriptEnv(rec, self)...)
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -16,7 +16,8 @@ import (
 	"godwit.dev/godwit/internal/wire"
 )
 
-// CRIU calls its action script, which is this program, at each step of a restore.
+// CRIU calls its action script at each step of a restore. [wire.ActionScript] hands two
+// of them on to this program.
 //
 // At post-restore the processes are complete and wait for CRIU's word, within code
 // of CRIU's. That is when the hold becomes the mark: whoever looks for the mark and
@@ -69,16 +70,29 @@ func script(action string) int {
 }
 
 // scriptEnv tells the script what it needs.
-func scriptEnv(rec *restoring) []string {
-	return []string{envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup}
+func scriptEnv(rec *restoring, self string) []string {
+	return []string{
+		envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup,
+		wire.EnvWrapper + "=" + self,
+	}
 }
 
 // configPath is where CRIU's configuration for a restore is, beside its logs: the
 // agent removes both.
 func configPath(im *wire.Images) string { return filepath.Join(im.WorkDir, "restore.conf") }
 
-// writeConfig writes CRIU's configuration for one restore: the agent's, and this
-// program as the action script.
+// actionScript is what CRIU is to call: the script beside this program, or, if there is
+// none, this program itself, which does the same and takes longer.
+func actionScript(self string) string {
+	script := filepath.Join(filepath.Dir(self), wire.ActionScriptName)
+	if _, err := os.Stat(script); err != nil {
+		return self
+	}
+	return script
+}
+
+// writeConfig writes CRIU's configuration for one restore: the agent's, and the
+// action script.
 func writeConfig(path, agents string) error {
 	var conf []byte
 	if agents != "" {
@@ -88,17 +102,18 @@ func writeConfig(path, agents string) error {
 		}
 	}
 	self, err := os.Executable()
+	script := actionScript(self)
 	if err == nil {
-		_, err = os.Stat(self)
+		_, err = os.Stat(script)
 	}
-	if err == nil && strings.ContainsAny(self, " \t\n\"'#\\") {
-		err = fmt.Errorf("%q cannot be named there", self)
+	if err == nil && strings.ContainsAny(script, " \t\n\"'#\\") {
+		err = fmt.Errorf("%q cannot be named there", script)
 	}
 	if err == nil {
 		if n := len(conf); n > 0 && conf[n-1] != '\n' {
 			conf = append(conf, '\n')
 		}
-		conf = append(conf, "action-script "+self+"\n"...)
+		conf = append(conf, "action-script "+script+"\n"...)
 		err = os.WriteFile(path, conf, modeMark)
 	}
 	if err != nil {

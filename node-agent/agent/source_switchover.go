@@ -28,8 +28,8 @@ type finalDump struct {
 	fileBytes int64
 }
 
-// switchover freezes the pod, writes the last difference and publishes its
-// digest. Everything between the freeze and the publication is downtime, so all
+// switchover freezes the pod once the dumps stand ready, writes the last difference and
+// publishes its digest. Everything between the freeze and the publication is downtime, so all
 // that can be done before is done before.
 //
 // Until the digest is published nobody can commit, so a failure before lets the
@@ -42,7 +42,6 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if err != nil {
 		return err
 	}
-	failpoint.At("source-armed")
 	dumps, err := s.prepareFinal(ctx, m, set)
 	if errors.Is(err, errStuck) {
 		return err
@@ -50,51 +49,34 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
 	}
-	timeout, byProbes := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
-	slow, err := s.throttles().get(s.uid)
-	if err != nil {
+	f := &freeze{sourceSession: s, m: m, ctx: ctx}
+	if f.slow, err = s.throttles().get(s.uid); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
 	}
-	record := s.record(m, time.Now().Add(timeout))
-	if err := s.hold(record); err != nil {
-		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
-	}
-
-	if err := s.guard(m, "it is being moved to another node and is frozen"); err != nil {
-		return s.undoFreeze(ctx, m, v1alpha1.ReasonFreezeFailed, err)
-	}
-	if c := s.report.Convergence; c != nil {
-		// Of what is dirty now; the last round may have been a while ago.
-		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(s.preCopyInput(m)).Predicted}
-		if s.chosen != "" {
-			c.Message += "; " + s.chosen
-			s.chosen = ""
-		}
-	}
-	// Whatever hangs, the pod is not held for longer than this.
-	limited, cancel := context.WithDeadline(ctx, record.Deadline)
-	defer cancel()
-	frozenAt := s.Now()
-	digest, bytes, failed, err := s.freezeAndDump(limited, set, dumps, slow, frozenAt)
+	digest, bytes, failed, err := s.freezeAndDump(ctx, set, dumps, f)
 	if err == nil {
-		record.Published = true
-		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(record)
+		f.record.Published = true
+		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(f.record)
+	}
+	if err != nil && !f.held {
+		return s.fail(ctx, m, failed, "", err)
 	}
 	if err != nil {
 		// Who looks at the deadline first is chance: the dump, or the context.
-		late := errors.Is(err, runtime.ErrGivenUp) || errors.Is(limited.Err(), context.DeadlineExceeded)
+		late := errors.Is(err, runtime.ErrGivenUp) || !time.Now().Before(f.record.Deadline)
 		if late && ctx.Err() == nil && !isNoSpace(err) {
 			failed = v1alpha1.ReasonSwitchoverTimeout
-			err = fmt.Errorf("the image set was not complete within spec.switchoverTimeout (%s) of the freeze; the source goes on; look at the volume's server and speed: %w", timeout, err)
-			if byProbes {
-				f := budgetSpent(s.report.ProbeBudget)
-				failed, err = f.Reason, fmt.Errorf("%s: %w", f.Message, err)
+			err = fmt.Errorf("the image set was not complete within spec.switchoverTimeout (%s) of the freeze; the source goes on; look at the volume's server and speed: %w", f.timeout, err)
+			if f.byProbes {
+				spent := budgetSpent(s.report.ProbeBudget)
+				failed, err = spent.Reason, fmt.Errorf("%s: %w", spent.Message, err)
 			}
 		}
 		return s.undoFreeze(ctx, m, failed, err)
 	}
 	failpoint.At("source-sealed")
 	dumpedAt := s.Now()
+	f.marks.mark("sealed", dumpedAt)
 	s.publishAttempted = true
 	s.report.State = v1alpha1.SourceDumped
 	s.report.DumpedAt = microTime(dumpedAt)
@@ -103,26 +85,27 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	for _, d := range dumps {
 		st := dumpStatus(d.stats)
 		st.Bytes += d.fileBytes
-		st.Frozen = duration(dumpedAt.Sub(frozenAt))
+		st.Frozen = duration(dumpedAt.Sub(f.at))
 		s.container(d.container).FinalDump = &st
 		memory += d.stats.MemoryBytes
 	}
 	if err := s.publish(ctx); err != nil {
 		if errors.Is(err, errGone) && !errors.Is(err, errMaybeStored) {
 			// There was nothing any more that the digest could have been written to.
-			record.Published = false
-			err = errors.Join(err, s.hold(record))
+			f.record.Published = false
+			err = errors.Join(err, s.hold(f.record))
 		}
 		return err
 	}
 
 	failpoint.At("source-published")
 	// The pod is still frozen, but the target works now: nothing here delays it.
-	took := dumpedAt.Sub(frozenAt)
+	took := dumpedAt.Sub(f.at)
 	finalDumpDuration.Observe(took.Seconds())
 	roundBytes.Add(float64(memory))
 	s.event(m, evDumped, migration.FormatBytes(memory), migration.FormatBytes(bytes), took.Round(time.Millisecond))
-	s.log.Info("final dump published", "digest", digest, "memoryBytes", memory, "bytes", bytes, "frozenFor", took)
+	s.log.Info("final dump published", "digest", digest, "memoryBytes", memory, "bytes", bytes, "frozenFor", took,
+		"timeline", f.marks.mark("published", s.Now()))
 	return nil
 }
 
@@ -166,53 +149,125 @@ func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration,
 	})
 }
 
-// freezeAndDump is the hot path. It returns the manifest's digest and the
-// bytes of the whole image set, or the failure's typed reason with the error. It
-// ends soon after the deadline of ctx.
-func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, slow *throttled, frozenAt time.Time) (digest string, bytes int64, reason string, err error) {
+// freeze is the beginning of a switchover, and what there is to know of it later.
+type freeze struct {
+	*sourceSession
+	m   *v1alpha1.Migration
+	ctx context.Context // of the switchover
+	// slow is what the pod is throttled to.
+	slow *throttled
+
+	// at is when it began, record what the node remembers of it, once held is set.
+	at     time.Time
+	record held
+	held   bool
+	marks  marks
+	// timeout of the switchover, by probes or by the specification.
+	timeout  time.Duration
+	byProbes bool
+	// reason of a failure.
+	reason string
+}
+
+// begin freezes the pod. Every dump stands ready: what is done here first is what
+// would have to be undone if there was no dump.
+func (f *freeze) begin(context.Context) error {
+	failpoint.At("source-armed")
+	f.reason = v1alpha1.ReasonFreezeFailed
+	f.timeout, f.byProbes = migration.SwitchoverLimit(f.m.Spec.SwitchoverTimeout.Duration, f.report.ProbeBudget)
+	f.record = f.sourceSession.record(f.m, time.Now().Add(f.timeout))
+	if err := f.hold(f.record); err != nil {
+		return err
+	}
+	f.held = true
+	if err := f.guard(f.m, "it is being moved to another node and is frozen"); err != nil {
+		return err
+	}
+	if c := f.report.Convergence; c != nil {
+		// Of what is dirty now; the last round may have been a while ago.
+		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(f.preCopyInput(f.m)).Predicted}
+		if f.chosen != "" {
+			c.Message += "; " + f.chosen
+			f.chosen = ""
+		}
+	}
+	ctx, cancel := f.limited()
+	defer cancel()
+	f.at = f.Now()
+	f.marks.mark("begun", f.at)
 	// Cut the network first: what the kernel acknowledges for a frozen process
 	// would be lost with it.
-	for _, d := range dumps {
-		if err := s.Node.Isolator.Isolate(ctx, d.container); err != nil {
-			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("isolate %s: %w", d.container.Name, err)
+	for _, c := range f.containers {
+		if err := f.Node.Isolator.Isolate(ctx, c); err != nil {
+			return fmt.Errorf("isolate %s: %w", c.Name, err)
 		}
 	}
 	failpoint.At("source-isolated")
-	for _, d := range dumps {
-		if err := s.Node.Freezer.Freeze(ctx, d.container); err != nil {
-			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("freeze %s: %w", d.container.Name, err)
+	f.marks.mark("isolated", f.Now())
+	for _, c := range f.containers {
+		if err := f.Node.Freezer.Freeze(ctx, c); err != nil {
+			return fmt.Errorf("freeze %s: %w", c.Name, err)
 		}
 	}
+	f.marks.mark("frozen", f.Now())
 	// CRIU works within the tasks, and with their CPU time.
-	if err := s.giveCPUBack(ctx, slow); err != nil {
-		s.log.Error(err, "the dump is slowed down")
+	if err := f.giveCPUBack(ctx, f.slow); err != nil {
+		f.log.Error(err, "the dump is slowed down")
 	}
 	// Tell the world, but do not wait for it.
-	s.report.State = v1alpha1.SourceFrozen
-	s.report.FrozenAt = microTime(frozenAt)
-	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
-
+	f.report.State = v1alpha1.SourceFrozen
+	f.report.FrozenAt = microTime(f.at)
+	f.publisher.publishSoon(f.ctx, *f.report.DeepCopy(), f.log)
 	failpoint.At("source-frozen")
-	deadline, _ := ctx.Deadline()
+	f.reason = v1alpha1.ReasonFinalDumpFailed
+	return nil
+}
+
+// limited ends with the switchover's deadline: whatever hangs, the pod is not held for
+// longer than that.
+func (f *freeze) limited() (context.Context, context.CancelFunc) {
+	return context.WithDeadline(f.ctx, f.record.Deadline)
+}
+
+// freezeAndDump is the hot path. It returns the manifest's digest and the
+// bytes of the whole image set, or the failure's typed reason with the error. It
+// ends soon after the deadline of the freeze.
+func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, f *freeze) (digest string, bytes int64, reason string, err error) {
+	f.reason = v1alpha1.ReasonFinalDumpFailed
 	g, gctx := errgroup.WithContext(ctx)
+	all := newTogether(len(dumps), f.begin)
+	// A dump that has begun does not look at it any more.
+	ready, cancel := context.WithTimeout(gctx, f.m.Spec.PreCopy.RoundTimeout.Duration)
+	defer cancel()
 	for _, d := range dumps {
 		g.Go(func() (err error) {
-			d.options.Deadline = deadline
-			d.stats, err = s.Node.Checkpointer.Dump(gctx, d.container, d.options)
+			d.options.Freeze = func(ctx context.Context) (time.Time, error) {
+				err := all.arrive(ctx)
+				return f.record.Deadline, err
+			}
+			d.stats, err = s.Node.Checkpointer.Dump(ready, d.container, d.options)
 			return err
 		})
 		g.Go(func() (err error) {
-			d.fileBytes, err = bounded(gctx, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
+			if !all.await(gctx) {
+				return nil // the dumps say why
+			}
+			ctx, cancel := context.WithDeadline(gctx, f.record.Deadline)
+			defer cancel()
+			d.fileBytes, err = bounded(ctx, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
 				return s.Node.Files.Pack(ctx, d.container, d.filesDir)
 			})
 			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return "", 0, v1alpha1.ReasonFinalDumpFailed, err
+		return "", 0, f.reason, err
 	}
 	failpoint.At("source-dumped")
-	sealed, err := bounded(ctx, &s.pending, string(s.uid), "seal the image set", set.Seal)
+	f.marks.mark("dumped", s.Now())
+	limited, cancel := f.limited()
+	defer cancel()
+	sealed, err := bounded(limited, &s.pending, string(s.uid), "seal the image set", set.Seal)
 	if err != nil {
 		return "", 0, v1alpha1.ReasonVolumeError, err
 	}

@@ -32,6 +32,8 @@ const criuConfig = "tcp-close\nnetwork-lock skip\n"
 // register is being written: an aborted target is thrown away with them.
 func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migration) error {
 	digest := m.Status.Source.ManifestDigest
+	var line marks
+	line.mark("seen", t.Now())
 	set, err := t.set()
 	if err != nil {
 		return err
@@ -46,6 +48,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
 	}
 	failpoint.At("target-verified")
+	line.mark("verified", t.Now())
 	var g errgroup.Group
 	g.Go(func() error { return t.unpack(ctx) })
 	commitErr := t.commit(ctx, digest)
@@ -65,6 +68,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 		}
 	}
 	failpoint.At("target-committed")
+	line.mark("committed", t.Now())
 	t.committed = true
 	t.report.State = v1alpha1.TargetRestoring
 	t.report.RestoreStartedAt = microTime(t.Now())
@@ -82,6 +86,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	}
 	failpoint.At("target-told")
 	// From here nothing waits for this: the restore is running.
+	t.log.Info("committed", "timeline", line.mark("told", t.Now()))
 	t.event(m, evCommitted)
 	return t.publish(ctx)
 }

@@ -6,7 +6,6 @@ package images
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,7 +16,9 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	noderuntime "godwit.dev/godwit/node-agent/runtime"
 )
@@ -32,10 +33,6 @@ type hashed struct {
 // Small files cost a round trip to the server and no computing, large ones the
 // opposite: more workers than processors serve both.
 func workers() int { return 2*runtime.GOMAXPROCS(0) + 2 }
-
-const bufferSize = 1 << 20
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
 func sortEntries(e []fs.DirEntry) {
 	slices.SortFunc(e, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
@@ -114,35 +111,84 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (
 			return File{}, identity{}, err
 		}
 	}
-	sum, n, err := sumFile(ctx, f, id.Size)
+	sum, err := sumFile(ctx, f, id.Size)
+	if errors.Is(err, errResized) {
+		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "its size changed while it was read")
+	}
 	if err != nil {
 		return File{}, identity{}, wrap(d.join(name), err)
 	}
-	if n != id.Size {
-		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "its size changed while it was read")
-	}
-	return File{Name: name, Size: n, SHA256: sum}, id, nil
+	return File{Name: name, Size: id.Size, Hash: sum}, id, nil
 }
 
-// sumFile reads limit bytes, and one more if there is one: a file that somebody
-// keeps appending to must not be read for ever.
-func sumFile(ctx context.Context, f *os.File, limit int64) (string, int64, error) {
-	in := io.LimitReader(f, limit+1)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	sum, total := sha256.New(), int64(0)
-	for {
-		if err := ctx.Err(); err != nil {
-			return "", 0, err
-		}
-		n, err := in.Read(*buf)
-		total += int64(n)
-		_, _ = sum.Write((*buf)[:n]) // never fails
-		if errors.Is(err, io.EOF) {
-			return hex.EncodeToString(sum.Sum(nil)), total, nil
-		}
+// pieceSize is what is hashed at a time; part of the manifest's format.
+const pieceSize = 1 << 20
+
+var (
+	pieces = sync.Pool{New: func() any { b := make([]byte, pieceSize); return &b }}
+	// hashing bounds the pieces in memory, of all files together.
+	hashing = semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)) + 1)
+
+	errResized = errors.New("the size is another one")
+)
+
+// batchSize is how much of a file is hashed before the results are taken together: what
+// they need does not depend on how large somebody says that a file is.
+const batchSize = 32 * pieceSize
+
+// sumFile is File.Hash of a file with that many bytes. It reads so many, and one more if
+// there is one: a file that somebody keeps appending to must not be read for ever.
+func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
+	all := blake3.New()
+	for at := int64(0); at < size; at += batchSize {
+		sums, err := sumPieces(ctx, f, at, min(at+batchSize, size))
 		if err != nil {
-			return "", 0, fmt.Errorf("read: %w", err)
+			return "", err
 		}
+		_, _ = all.Write(sums) // never fails
 	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	if readAt(f, make([]byte, 1), size) == nil {
+		return "", errResized
+	}
+	return hex.EncodeToString(all.Sum(nil)), nil
+}
+
+// sumPieces returns the hashes of the pieces from one place in a file to another.
+func sumPieces(ctx context.Context, f *os.File, from, to int64) ([]byte, error) {
+	sums := make([]byte, (to-from+pieceSize-1)/pieceSize*sumSize)
+	g, ctx := errgroup.WithContext(ctx)
+	for i := 0; i < len(sums); i += sumSize {
+		at := from + int64(i/sumSize)*pieceSize
+		if err := hashing.Acquire(ctx, 1); err != nil {
+			return nil, errors.Join(g.Wait(), err)
+		}
+		g.Go(func() error {
+			defer hashing.Release(1)
+			buf := pieces.Get().(*[]byte)
+			defer pieces.Put(buf)
+			piece := (*buf)[:min(pieceSize, to-at)]
+			if err := readAt(f, piece, at); err != nil {
+				return err
+			}
+			sum := blake3.Sum256(piece)
+			copy(sums[i:], sum[:])
+			return nil
+		})
+	}
+	return sums, g.Wait()
+}
+
+// readAt fills buf, or fails.
+func readAt(f *os.File, buf []byte, at int64) error {
+	_, err := f.ReadAt(buf, at)
+	if errors.Is(err, io.EOF) {
+		return errResized
+	}
+	if err != nil {
+		return fmt.Errorf("read: %w", err)
+	}
+	return nil
 }

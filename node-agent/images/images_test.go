@@ -178,7 +178,7 @@ func TestRestartedAgentDoesNotReadRoundsAgain(t *testing.T) {
 	if h == nil {
 		t.Fatal("nothing was remembered")
 	}
-	h.Dir.Files[0].SHA256 = Digest([]byte("remembered"))
+	h.Dir.Files[0].Hash = Digest([]byte("remembered"))
 	must(t, set.saveState(key, h))
 	restarted := newSet(t, newStore(t, root, state), testUID)
 	got, err := restarted.Seal(ctx)

@@ -14,7 +14,7 @@ import (
 
 func goodManifest() Manifest {
 	sum := Digest(nil)
-	return Manifest{Version: 1, MigrationUID: testUID, Dirs: []Dir{
+	return Manifest{Version: 2, MigrationUID: testUID, Dirs: []Dir{
 		{Container: "app", Name: "files", Files: []File{{"rootfs.tar", 3, sum}}},
 		{Container: "app", Name: "final", Parent: "../round-001", Files: []File{{"a.img", 1, sum}, {"b.img", 2, sum}}},
 		{Container: "app", Name: "round-000", Files: []File{{"a.img", 1, sum}}},
@@ -24,7 +24,7 @@ func goodManifest() Manifest {
 
 func TestManifestIsRefused(t *testing.T) {
 	for name, spoil := range map[string]func(m *Manifest){
-		"other version":          func(m *Manifest) { m.Version = 2 },
+		"other version":          func(m *Manifest) { m.Version = ManifestVersion + 1 },
 		"no UID":                 func(m *Manifest) { m.MigrationUID = "" },
 		"UID with a path":        func(m *Manifest) { m.MigrationUID = "../x" },
 		"nothing in it":          func(m *Manifest) { m.Dirs = nil },
@@ -45,8 +45,8 @@ func TestManifestIsRefused(t *testing.T) {
 		"files unordered":        func(m *Manifest) { f := m.Dirs[1].Files; f[0], f[1] = f[1], f[0] },
 		"file twice":             func(m *Manifest) { m.Dirs[1].Files[1].Name = "a.img" },
 		"negative size":          func(m *Manifest) { m.Dirs[0].Files[0].Size = -1 },
-		"short hash":             func(m *Manifest) { m.Dirs[0].Files[0].SHA256 = "abcd" },
-		"hash in upper case":     func(m *Manifest) { f := &m.Dirs[0].Files[0]; f.SHA256 = strings.ToUpper(f.SHA256) },
+		"short hash":             func(m *Manifest) { m.Dirs[0].Files[0].Hash = "abcd" },
+		"hash in upper case":     func(m *Manifest) { f := &m.Dirs[0].Files[0]; f.Hash = strings.ToUpper(f.Hash) },
 		"absolute parent":        func(m *Manifest) { m.Dirs[1].Parent = "/etc" },
 		"parent with a path":     func(m *Manifest) { m.Dirs[1].Parent = "../round-000/../../x" },
 		"parent that is missing": func(m *Manifest) { m.Dirs[1].Parent = "../round-009" },
@@ -77,7 +77,7 @@ func TestManifestSyntax(t *testing.T) {
 		"empty":           nil,
 		"null":            []byte("null"),
 		"trailing object": append(bytes.Clone(good), "{}"...),
-		"unknown field":   bytes.Replace(good, []byte(`"version":1`), []byte(`"version":1,"exec":"x"`), 1),
+		"unknown field":   bytes.Replace(good, []byte(`"version":2`), []byte(`"version":2,"exec":"x"`), 1),
 		"cut short":       good[:len(good)-10],
 		"too large":       append(bytes.Clone(good), bytes.Repeat([]byte(" "), MaxManifest)...),
 	} {
@@ -94,8 +94,8 @@ func FuzzDecodeManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"version":1,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"sha256":""}]}]}`))
-	f.Add([]byte(`{"version":1,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
+	f.Add([]byte(`{"version":2,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"hash":""}]}]}`))
+	f.Add([]byte(`{"version":2,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeManifest(b)
 		if err != nil {

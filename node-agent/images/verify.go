@@ -197,7 +197,7 @@ func checkFilesOf(ctx context.Context, d *dir, files []File) error {
 				return err
 			}
 			if got != want {
-				return tampered(d.join(want.Name), runtime.RefusedContent, "its hash is %s, not %s", got.SHA256, want.SHA256)
+				return tampered(d.join(want.Name), runtime.RefusedContent, "its hash is %s, not %s", got.Hash, want.Hash)
 			}
 			return nil
 		})

@@ -96,6 +96,12 @@ type DumpOptions struct {
 	// volume that does not answer cannot hold the container; zero means never.
 	// A pre-dump has its context for this.
 	Deadline time.Time
+	// Freeze, if it is set, is called by a final dump once all is done that can be
+	// done while the container runs, programs started included. It freezes the
+	// container and returns the Deadline. After an error nothing was touched: the
+	// dump has ended with that error, and the chain is as good as before. Until it
+	// is called, the end of the call's context ends the dump likewise.
+	Freeze func(ctx context.Context) (deadline time.Time, err error)
 }
 
 // DumpStats are the measurements of a dump.
@@ -119,8 +125,8 @@ type Checkpointer interface {
 	// returns, also on error. A failed pre-dump breaks the chain (ErrChainBroken).
 	PreDump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
 	// Dump writes everything else and the memory that changed since the parent.
-	// The container must be frozen before and is still frozen afterwards, also
-	// on error. Cancelling ctx does not end a dump that has begun, for the agent
+	// The container must be frozen before, or by o.Freeze, and is still frozen
+	// afterwards, also on error. Cancelling ctx does not end a dump that has begun, for the agent
 	// going down is no reason to give a dump up; o.Deadline does: the dump is
 	// killed, and the call returns ErrGivenUp once nothing of it is left or a
 	// bounded wait for that is over. The container may run then: Thaw it.

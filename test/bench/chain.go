@@ -21,7 +21,7 @@ func (c chain) at(k int) (images, work, log string) {
 // warm reads dump k, so that the page cache has it.
 func (c chain) warm(k int) string {
 	images, _, _ := c.at(k)
-	return "cat " + images + "/* >/dev/null"
+	return "cat " + images + "/*.img >/dev/null"
 }
 
 // explain shows the errors of a log when a command fails.

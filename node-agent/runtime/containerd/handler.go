@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
 
@@ -81,6 +82,11 @@ func (o HandlerOptions) withDefaults() HandlerOptions {
 	return o
 }
 
+// actionScript is where wire.ActionScript is installed: beside the wrapper.
+func (o HandlerOptions) actionScript() string {
+	return path.Join(path.Dir(o.Binary), wire.ActionScriptName)
+}
+
 // guardLink is the guard among the plugins. The number orders them: a refusal comes
 // before others have done work for nothing.
 func (o HandlerOptions) guardLink(plugins string) string {
@@ -124,7 +130,11 @@ func (r *Runtime) InstallHandler(ctx context.Context, b Binaries, o HandlerOptio
 	if err != nil {
 		return done, err
 	}
-	// The binary first: a handler whose binary is missing fails pods.
+	// What CRIU calls, and the binary, come first: a handler whose binary is missing
+	// fails pods.
+	if _, err := r.replace(o.actionScript(), []byte(wire.ActionScript), 0o755); err != nil {
+		return done, fmt.Errorf("install the action script: %w", err)
+	}
 	if done.BinaryChanged, err = r.replace(o.Binary, b.Wrapper, 0o755); err != nil {
 		return done, fmt.Errorf("install the wrapper: %w", err)
 	}
@@ -256,8 +266,10 @@ func (r *Runtime) UninstallHandler(ctx context.Context, o HandlerOptions) (Unins
 			return done, err
 		}
 	}
-	if err := r.o.Host.Remove(o.Binary); err != nil {
-		return done, fmt.Errorf("remove the wrapper: %w", err)
+	for _, name := range []string{o.Binary, o.actionScript()} {
+		if err := r.o.Host.Remove(name); err != nil {
+			return done, fmt.Errorf("remove the wrapper: %w", err)
+		}
 	}
 	done.Removed = true
 	return done, nil

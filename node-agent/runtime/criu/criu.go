@@ -11,10 +11,14 @@ import (
 	"sync"
 	"time"
 
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
+
+// DefaultActionScript is beside the wrapper.
+const DefaultActionScript = "/opt/godwit/bin/" + wire.ActionScriptName
 
 // Options configure a Runtime. Only Host is required.
 type Options struct {
@@ -31,6 +35,9 @@ type Options struct {
 	// dump, in bytes. CRIU's own default of 1 MiB is too small for databases.
 	// Default 64 MiB.
 	GhostLimit int64
+	// ActionScript is where wire.ActionScript is installed on the node. A dump that
+	// is to freeze its container itself needs it. Default DefaultActionScript.
+	ActionScript string
 	// SeizeTimeout bounds how long CRIU may take to stop the tasks. Default 10 s.
 	SeizeTimeout time.Duration
 }
@@ -72,6 +79,9 @@ func New(o Options) *Runtime {
 	}
 	if o.GhostLimit == 0 {
 		o.GhostLimit = 64 << 20
+	}
+	if o.ActionScript == "" {
+		o.ActionScript = DefaultActionScript
 	}
 	if o.SeizeTimeout == 0 {
 		o.SeizeTimeout = 10 * time.Second

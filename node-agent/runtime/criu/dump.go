@@ -28,19 +28,25 @@ const (
 // mistake of the caller; nothing was touched.
 var ErrNotFrozen = errors.New("the container is not frozen")
 
-// Dump writes the final images with `runc checkpoint`. It ends when CRIU has, or
-// at the deadline, whatever happens to ctx.
+// Dump writes the final images with `runc checkpoint`. From the freeze on it ends
+// when CRIU has, or at the deadline, whatever happens to ctx.
 func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpOptions) (runtime.DumpStats, error) {
 	s := runtime.DumpStats{Start: time.Now()}
 	if err := ctx.Err(); err != nil {
 		return s, err
 	}
-	if err := r.requireFrozen(ctx, c); err != nil {
-		return s, err
-	}
 	flags, err := r.runcFlags()
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
+	}
+	var wait *gate
+	if o.Freeze != nil {
+		if wait, err = newGate(); err != nil {
+			return s, err
+		}
+		defer wait.close()
+	} else if err := r.requireFrozen(ctx, c); err != nil {
+		return s, err
 	}
 	// Every step that touches the volume can hang with it and cannot be
 	// cancelled: they are all left to a goroutine of their own, which ends when
@@ -48,8 +54,15 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	a := &attempt{ended: make(chan struct{})}
 	go func() {
 		defer close(a.ended)
-		a.stats, a.err = r.runDump(ctx, c, o, flags, a)
+		a.stats, a.err = r.runDump(ctx, c, o, flags, a, wait)
 	}()
+	if wait != nil {
+		if o.Deadline, err = r.freezeWhenReady(ctx, c, o, a, wait); err != nil {
+			return s, err
+		}
+		// The time from which on the container stands still is what counts.
+		s.Start = time.Now()
+	}
 	if !a.await(o.Deadline) {
 		r.setSplice(c.ID, true)
 		err := fmt.Errorf("dump of %s: %w: %w", c.ID, runtime.ErrChainBroken, runtime.ErrGivenUp)
@@ -67,6 +80,39 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	err = errors.Join(a.err, r.keepFrozen(context.WithoutCancel(ctx), c))
 	r.setSplice(c.ID, err != nil)
 	return a.stats, err
+}
+
+// freezeWhenReady lets the caller freeze the container when CRIU stands ready, and
+// then lets CRIU go on. After an error nothing of the dump is left, or will be as
+// soon as the volume answers.
+func (r *Runtime) freezeWhenReady(ctx context.Context, c runtime.Container, o runtime.DumpOptions, a *attempt, wait *gate) (time.Time, error) {
+	deadline, err := func() (time.Time, error) {
+		if err := wait.await(ctx, a.ended); err != nil {
+			return time.Time{}, err
+		}
+		deadline, err := o.Freeze(ctx)
+		if err == nil {
+			err = r.requireFrozen(ctx, c)
+		}
+		if err == nil {
+			err = wait.open()
+		}
+		return deadline, err
+	}()
+	if err == nil {
+		return deadline, nil
+	}
+	if a.abandon() {
+		// It holds no task yet: there is nothing to be careful with.
+		dir := r.o.Host.GroupDir(group(c))
+		err = errors.Join(err, r.o.Cgroup.KillAll(context.WithoutCancel(ctx), dir))
+		<-a.ended
+		err = errors.Join(err, r.o.Host.RemoveGroup(group(c)))
+	}
+	if errors.Is(err, errEnded) {
+		err = a.err
+	}
+	return time.Time{}, err
 }
 
 // attempt is a dump under way. began and abandoned exclude each other's
@@ -118,7 +164,7 @@ func (a *attempt) abandon() bool {
 }
 
 // runDump does the work of Dump up to the check of what was written.
-func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions, flags map[string]bool, a *attempt) (runtime.DumpStats, error) {
+func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions, flags map[string]bool, a *attempt, wait *gate) (runtime.DumpStats, error) {
 	var s runtime.DumpStats
 	d, err := openDirs(r.o.Host, o)
 	if err != nil {
@@ -135,13 +181,17 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 	if err := os.WriteFile(conf, []byte(r.dumpConfig(o)), 0o600); err != nil {
 		return s, noSpace(err)
 	}
+	env := []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)}
+	if wait != nil {
+		env = append(env, wait.env()...)
+	}
 	if err := ctx.Err(); err != nil {
 		return s, err // the last chance to give up with nothing touched
 	}
 	p, err := a.begin(func() (*host.Process, error) {
 		return r.o.Host.Start(host.Command{
 			Args:  r.dumpArgs(c, o, flags),
-			Env:   []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)},
+			Env:   env,
 			Group: group(c),
 		})
 	})
@@ -224,6 +274,9 @@ func (r *Runtime) dumpConfig(o runtime.DumpOptions) string {
 	b.WriteString("network-lock skip\n")
 	fmt.Fprintf(&b, "ghost-limit %d\n", r.o.GhostLimit)
 	fmt.Fprintf(&b, "timeout %d\n", int(r.o.SeizeTimeout/time.Second))
+	if o.Freeze != nil {
+		fmt.Fprintf(&b, "action-script %s\n", r.o.ActionScript)
+	}
 	if o.Track && o.Parent == "" {
 		// runc asks for tracking only when there is a parent.
 		b.WriteString("track-mem\n")

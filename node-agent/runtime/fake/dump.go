@@ -69,6 +69,13 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 	if err := ctx.Err(); err != nil {
 		return runtime.DumpStats{}, err
 	}
+	if o.Freeze != nil {
+		var err error
+		if o.Deadline, err = o.Freeze(ctx); err != nil {
+			return runtime.DumpStats{}, err
+		}
+		o.Freeze = nil
+	}
 	ctx = context.WithoutCancel(ctx)
 	if !o.Deadline.IsZero() {
 		var cancel context.CancelFunc

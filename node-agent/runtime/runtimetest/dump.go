@@ -5,6 +5,7 @@ package runtimetest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -159,6 +160,66 @@ func testDumpStaysFrozen(t *testing.T, n Node) {
 		t.Error("Dump with a parent that is missing succeeded")
 	}
 	frozen(t, n, w.Info(), true)
+}
+
+func testDumpFreezes(t *testing.T, n Node) {
+	w := n.Start(t)
+	preDump(t, n, w, 0)
+	o, frozenAt := n.options(1), uint64(0)
+	o.Freeze = func(ctx context.Context) (time.Time, error) {
+		proceeds(t, w) // it runs until we say so
+		err := n.Freezer.Freeze(ctx, w.Info())
+		frozenAt = w.Progress(t)
+		return time.Now().Add(limit), err
+	}
+	s, err := n.Checkpointer.Dump(step(t), w.Info(), o)
+	noError(t, "Dump", err)
+	t.Logf("final: %+v", s)
+	frozen(t, n, w.Info(), true)
+	if now := stands(t, w); frozenAt == 0 || now != frozenAt {
+		t.Errorf("progress from %d to %d during a dump", frozenAt, now)
+	}
+	if s.PagesSkipped == 0 || s.MemoryBytes > Memory {
+		t.Errorf("the final dump: %+v", s)
+	}
+}
+
+// A dump that is not to be made after all has touched nothing.
+func testDumpNotFrozen(t *testing.T, n Node) {
+	w := n.Start(t)
+	preDump(t, n, w, 0)
+	refused := errors.New("changed my mind")
+	o := n.options(1)
+	o.ImageDir += "-refused"
+	o.Freeze = func(context.Context) (time.Time, error) { return time.Time{}, refused }
+	_, err := n.Checkpointer.Dump(step(t), w.Info(), o)
+	wantError(t, "Dump", err, refused)
+	frozen(t, n, w.Info(), false)
+	proceeds(t, w)
+
+	// Frozen by nobody.
+	o = n.options(1)
+	o.ImageDir += "-running"
+	o.Freeze = func(context.Context) (time.Time, error) { return time.Now().Add(limit), nil }
+	if _, err := n.Checkpointer.Dump(step(t), w.Info(), o); err == nil {
+		t.Error("Dump of a running container succeeded")
+	}
+	proceeds(t, w)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	o = n.options(1)
+	o.ImageDir += "-cancelled"
+	o.Freeze = func(ctx context.Context) (time.Time, error) {
+		cancel()
+		<-ctx.Done()
+		return time.Time{}, ctx.Err()
+	}
+	_, err = n.Checkpointer.Dump(ctx, w.Info(), o)
+	wantError(t, "Dump", err, context.Canceled)
+	frozen(t, n, w.Info(), false)
+
+	preDump(t, n, w, 1) // the chain is whole
+	proceeds(t, w)
 }
 
 func testDumpOutlastsContext(t *testing.T, n Node) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/containerd"
 	"godwit.dev/godwit/node-agent/runtime/criu"
@@ -85,7 +86,11 @@ func realNode(t *testing.T) runtimetest.Node {
 	}
 	t.Cleanup(func() { ctrd.Close() })
 	control := cgroup.New(cgroup.Options{Host: h})
-	checkpointer := criu.New(criu.Options{Host: h, Cgroup: control})
+	script := filepath.Join(directory(t, "/var/lib/godwit-test"), wire.ActionScriptName)
+	if err := os.WriteFile(script, []byte(wire.ActionScript), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	checkpointer := criu.New(criu.Options{Host: h, Cgroup: control, ActionScript: script})
 	volume := os.Getenv("GODWIT_NODE_VOLUME")
 	if volume == "" {
 		volume = "/var/lib/godwit-test"

@@ -88,6 +88,8 @@ func Run(t *testing.T, factory Factory) {
 		{"DirtyBytes", testDirtyBytes},
 		{"DumpNeedsFrozen", testDumpNeedsFrozen},
 		{"DumpStaysFrozen", testDumpStaysFrozen},
+		{"DumpFreezesWhenItIsReady", testDumpFreezes},
+		{"DumpThatIsNotToFreeze", testDumpNotFrozen},
 		{"DumpOutlastsItsContext", testDumpOutlastsContext},
 		{"DumpIsGivenUpAtItsDeadline", testDumpGivenUp},
 		{"SettleAwaitsADump", testSettle},
