@@ -20,9 +20,9 @@ type Costs struct {
 	// FreezeAndDump over the seconds that the final memory takes at the rounds'
 	// bandwidth. While tasks stand still it may go faster or slower than that.
 	FreezeAndDump Line `json:"freezeAndDump"`
-	// Handover over the GiB of the final dump: the target reads what the rounds have
-	// not shown it yet.
-	Handover Line `json:"handover"`
+	// Handover over the same: both sides read what the final dump has written, the
+	// target from the volume.
+	Handover Line `json:"handoverOfTransfer"`
 	// Restore over the GiB of resident memory: all of it is put back.
 	Restore Line `json:"restore"`
 	// Bandwidth to the volume of the last migrations, in bytes per second; 0 before
@@ -33,7 +33,7 @@ type Costs struct {
 // What is assumed of a node without a measurement, in the units of Costs.
 var (
 	guessDump     = guess{offset: 0.15, slope: 1}
-	guessHandover = guess{offset: 0.1, slope: 1}
+	guessHandover = guess{offset: 0.1, slope: 0.5}
 	guessRestore  = guess{offset: 0.25, slope: 1}
 )
 
@@ -44,7 +44,7 @@ type Load struct {
 	// ResidentBytes that the restore puts back.
 	ResidentBytes int64
 	// Bandwidth to the volume as the rounds have measured it, in bytes per second; 0
-	// leaves the memory out of FreezeAndDump.
+	// leaves the memory out of what depends on it.
 	Bandwidth int64
 }
 
@@ -55,7 +55,7 @@ const gib = float64(1 << 30)
 // Predict the downtime of a switchover. No part of it is negative.
 func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 	dump := c.FreezeAndDump.at(guessDump, l.seconds())
-	handover := c.Handover.at(guessHandover, float64(l.FinalBytes)/gib)
+	handover := c.Handover.at(guessHandover, l.seconds())
 	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib)
 	return downtimeOf(dump, handover, restore)
 }
@@ -64,12 +64,12 @@ func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if l.Bandwidth > 0 {
 		c.FreezeAndDump.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
+		c.Handover.learn(guessHandover, l.seconds(), measured.Handover.Seconds())
 		if c.Bandwidth <= 0 {
 			c.Bandwidth = l.Bandwidth
 		}
 		c.Bandwidth += (l.Bandwidth - c.Bandwidth) / 2
 	}
-	c.Handover.learn(guessHandover, float64(l.FinalBytes)/gib, measured.Handover.Seconds())
 	c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, measured.Restore.Seconds())
 }
 
@@ -82,7 +82,7 @@ type guess struct{ offset, slope float64 }
 // worth when the next has come.
 const (
 	offsetDoubt = 100.0
-	slopeDoubt  = 10.0
+	slopeDoubt  = 100.0
 	forget      = 0.9
 )
 

@@ -114,7 +114,7 @@ func TestChooseMoment(t *testing.T) {
 // final dump is written. A round that only shifts the work there gains nothing.
 func TestARoundIsReadByTheTarget(t *testing.T) {
 	m := atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80))
-	m.Costs.Handover = Line{Slope: 8, P: [3]float64{1, 0, 1}, Seen: 1} // 128 MiB/s
+	m.Costs.Handover = Line{Slope: 8 * float64(m.bandwidth()) / gib, P: [3]float64{1, 0, 1}, Seen: 1} // 128 MiB/s
 	c := ChooseMoment(m)
 	// 300 ms and 800 to dump, 625 to read; after a round 340 to dump while 80 MiB are
 	// read, of which 285 ms are left over, and 31 for the rest.

@@ -78,7 +78,7 @@ func (m MomentInput) least(took time.Duration) float64 {
 func (m MomentInput) frozenAfter(written, final float64, bandwidth int64) time.Duration {
 	load := Load{FinalBytes: bytesOf(final + float64(m.FinalOnlyBytes)), ResidentBytes: m.ResidentBytes, Bandwidth: bandwidth}
 	d := m.Costs.Predict(load)
-	read := m.Costs.Predict(Load{FinalBytes: bytesOf(written)}).Handover.Duration - m.Costs.Predict(Load{}).Handover.Duration
+	read := m.Costs.Predict(Load{FinalBytes: bytesOf(written), Bandwidth: load.Bandwidth}).Handover.Duration - m.Costs.Predict(Load{Bandwidth: load.Bandwidth}).Handover.Duration
 	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
 }
 
