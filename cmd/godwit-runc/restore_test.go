@@ -379,3 +379,16 @@ func TestProcessesThatCannotBeMarkedDoNotRun(t *testing.T) {
 		t.Errorf("the init process: %v", err)
 	}
 }
+
+// A wrapper that was installed without the script does its work by itself.
+func TestActionScriptIsBesideTheWrapper(t *testing.T) {
+	dir := t.TempDir()
+	self, script := filepath.Join(dir, "godwit-runc"), filepath.Join(dir, wire.ActionScriptName)
+	if got := actionScript(self); got != self {
+		t.Errorf("without a script: %s", got)
+	}
+	must(t, os.WriteFile(script, []byte(wire.ActionScript), 0o700))
+	if got := actionScript(self); got != script {
+		t.Errorf("with a script: %s", got)
+	}
+}
