@@ -26,7 +26,7 @@ import (
 // connection that the switchover has cut. The log has the time of each line.
 const loadScript = `while :; do
 	echo begin
-	timeout 5 redis-benchmark -h %s -p %d --dbnum 1 -t set -n 1000 -c 4 -r 20000 -d 64 --csv || sleep 0.2
+	timeout 5 redis-benchmark -h %s -p %d --dbnum 1 -t set -n 1000 -c 4 -r 10000 -d 64 --csv || sleep 0.2
 done`
 
 // loadPod describes the pod that asks Redis, through its Service.
