@@ -105,6 +105,8 @@ func (b *bench) method(name string) (method, error) {
 		return runcRecipe{b}, nil
 	case phaulMethod:
 		return phaulLibrary{b}, nil
+	case costMethod:
+		return costing{b}, nil
 	}
 	return nil, fmt.Errorf("there is no method %q", name)
 }

@@ -18,12 +18,12 @@
 //	METHODS   see methods.go                          all
 //	GRID      cross or full                           cross
 //	RUN       regular expression of "CELL/METHOD"     everything
-//	QUICK=1   64 and 256 MiB, 1 %, uniform, twice, without the peers
+//	QUICK=1   64 and 256 MiB, 1 %, uniform, twice, without the peers and the cost
 //
 // The full grid of the presets takes about five hours on emulated nodes. The cross has
 // the cells that differ from its middle (256 MiB, 1 %, uniform) in one thing, and
 // leaves out what does not depend on it: stop-and-copy and rescheduling are measured
-// in one cell of each size, and what is driven by hand in the middle.
+// in one cell of each size, and what is driven by hand, and the cost, in the middle.
 package main
 
 import (
@@ -138,6 +138,10 @@ func (b *bench) tell(n, of int, s step, r *result) {
 		return
 	}
 	text := fmt.Sprintf("down %.2f s", downtime(r))
+	if r.Cost != nil {
+		text = fmt.Sprintf("%.0f requests/s before, %.0f in rounds, %.0f between, %.0f after",
+			r.Cost.Before.PerSecond, r.Cost.InRound.PerSecond, r.Cost.Between.PerSecond, r.Cost.After.PerSecond)
+	}
 	if r.ClientGapSeconds > 0 && r.ProcessGapSeconds > 0 {
 		text += fmt.Sprintf(" (client %.2f s)", r.ClientGapSeconds)
 	}

@@ -105,12 +105,31 @@ func (l place) measured(m methodInfo) bool {
 // plan lists the steps in their order. The methods are interleaved: one repetition
 // of all of them in all cells comes after the other, so that what changes on the
 // machine meanwhile meets all of them, and their order changes from one repetition
-// to the next.
+// to the next. What is measured apart comes after all of that.
 func plan(p params) []step {
+	compared := slices.DeleteFunc(slices.Clone(p.methods), apart)
+	alone := slices.DeleteFunc(slices.Clone(p.methods), func(name string) bool { return !apart(name) })
+	all := append(repeated(p, compared), repeated(p, alone)...)
+	// There and back: page caches, connections, and each node's idea of what a
+	// switchover costs.
+	if i := slices.IndexFunc(all, func(s step) bool { return s.method == precopy }); i >= 0 {
+		warm := step{0, all[i].cell, precopy}
+		all = append([]step{warm, warm}, all...)
+	}
+	return all
+}
+
+func apart(name string) bool {
+	m, _ := info(name)
+	return m.apart
+}
+
+// repeated are all repetitions of some of the methods.
+func repeated(p params, names []string) []step {
 	var all []step
 	for rep := 1; rep <= p.reps; rep++ {
 		for _, l := range grid(p) {
-			for _, name := range order(p.methods, rep) {
+			for _, name := range order(names, rep) {
 				m, _ := info(name)
 				s := step{rep, l.cell, name}
 				if (p.full || l.measured(m)) && (p.filter == nil || p.filter.MatchString(s.name())) {
@@ -118,12 +137,6 @@ func plan(p params) []step {
 				}
 			}
 		}
-	}
-	// There and back: page caches, connections, and each node's idea of what a
-	// switchover costs.
-	if i := slices.IndexFunc(all, func(s step) bool { return s.method == precopy }); i >= 0 {
-		warm := step{0, all[i].cell, precopy}
-		all = append([]step{warm, warm}, all...)
 	}
 	return all
 }

@@ -79,6 +79,7 @@ func pages(rs results) map[string]string {
 		b.WriteString("![The parts of one switchover](" + timelineFile + ")\n\n")
 		all[timelineFile] = timeline(rs, r)
 	}
+	b.WriteString(costSection(rs))
 	b.WriteString(methodsTable())
 	b.WriteString(missing)
 	b.WriteString(failures(rs))
@@ -114,7 +115,7 @@ func coverage(rs results) string {
 		what = fmt.Sprintf("%d runs", len(runs))
 	}
 	return fmt.Sprintf("%d measurements in %d cells, of %s (%s); %d failed. After %d of them it was the same process, and\n"+
-		"every page of its memory was looked at and right.\n\n", counted, len(rs.cells()), what, strings.Join(runs, ", "), failed, kept)
+		"every page of its memory, of Redis every key, was looked at and right.\n\n", counted, len(rs.cells()), what, strings.Join(runs, ", "), failed, kept)
 }
 
 // downtimeTables has a table for each cell with all that was measured there.
@@ -225,7 +226,7 @@ func methodsTable() string {
 	return "## The methods\n\n" + t.String() + `In the presets' grid ` + "`precopy` and `floor`" + ` are measured in the cells that differ from
 the middle (256 MiB, 1 %/s, uniform) in one thing; stop-and-copy and rescheduling, whose
 downtime does not depend on how fast memory is written, in one cell of each size; and
-what is driven by hand in the middle only. All of it in all cells, ` + "`GRID=full`" + `, takes hours.
+what is driven by hand, and the cost, in the middle only. All of it in all cells, ` + "`GRID=full`" + `, takes hours.
 
 `
 }
@@ -236,8 +237,6 @@ const missing = `## What is not here
   Its Debian package brings another runtime, network and storage for the nodes' root
   file system, which all tests share, and units and modules that would run beside
   every measurement. It wants nodes of its own.
-- **What a migration costs**: processor time and memory of agents and manager, the
-  slowdown of a workload during pre-copy, writes to the API.
 - Hardware. Nothing here says how many milliseconds a migration takes there.
 
 `

@@ -71,7 +71,7 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", text, got, want)
 		}
 	}
-	if len(found) != 7 {
+	if len(found) != 9 {
 		t.Errorf("%d claims", len(found))
 	}
 }

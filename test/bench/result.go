@@ -62,6 +62,8 @@ type result struct {
 	Spans    []span    `json:"spans,omitempty"`
 	// CRIU is what was measured of a move by hand.
 	CRIU *criuTimes `json:"criu,omitempty"`
+	// Cost is what was measured of a migration besides the downtime.
+	Cost *cost `json:"cost,omitempty"`
 }
 
 // dump is one dump of memory.

@@ -14,6 +14,7 @@ const (
 	maxDowntimeOfStop = 0.6
 	maxOverhead       = 1.25
 	maxPredictionErr  = 0.2
+	minThroughput     = 0.9
 	// enough repetitions for a median to mean something.
 	enough = 5
 )
@@ -40,6 +41,8 @@ func verdict(rs results) []claim {
 		againstStop(rs, "whole downtime, of stop-and-copy's", processGap, maxDowntimeOfStop),
 		overFloor(rs),
 		prediction(rs),
+		undisturbed(rs),
+		roundsShown(rs),
 	}
 	for _, m := range methods {
 		if m.peer {
