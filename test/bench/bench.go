@@ -43,6 +43,8 @@ type bench struct {
 	number int
 	// rounds that the last Migration took, by cell.
 	rounds map[cell]int
+	// hasPodman: podman is on the nodes.
+	hasPodman bool
 	// collected counts the failures whose logs were.
 	collected int
 }
@@ -105,6 +107,8 @@ func (b *bench) method(name string) (method, error) {
 		return runcRecipe{b}, nil
 	case phaulMethod:
 		return phaulLibrary{b}, nil
+	case podmanMethod:
+		return podmanMigrate{b}, nil
 	}
 	return nil, fmt.Errorf("there is no method %q", name)
 }
