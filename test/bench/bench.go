@@ -43,6 +43,8 @@ type bench struct {
 	number int
 	// rounds that the last Migration took, by cell.
 	rounds map[cell]int
+	// hasPodman: podman is on the nodes.
+	hasPodman bool
 	// collected counts the failures whose logs were.
 	collected int
 }
@@ -107,6 +109,8 @@ func (b *bench) method(name string) (method, error) {
 		return phaulLibrary{b}, nil
 	case costMethod:
 		return costing{b}, nil
+	case podmanMethod:
+		return podmanMigrate{b}, nil
 	}
 	return nil, fmt.Errorf("there is no method %q", name)
 }

@@ -44,6 +44,7 @@ const cleanScript = `for p in $(pgrep -x memhog); do
 	esac
 done
 [ ! -d ` + handRunc + `/bench ] || runc --root ` + handRunc + ` delete --force bench
+` + cleanPodman + `
 rm -rf ` + handWork + ` ` + handPages + `
 mkdir -p ` + handWork + ` ` + handPages + ` ` + handRunc
 

@@ -10,13 +10,14 @@ import (
 
 // Names of the methods.
 const (
-	precopy     = "precopy"
-	stopAndCopy = "stopandcopy"
-	floor       = "floor"
-	reschedule  = "reschedule"
-	runcScript  = "runc-script"
-	phaulMethod = "phaul"
-	costMethod  = "cost"
+	precopy      = "precopy"
+	stopAndCopy  = "stopandcopy"
+	floor        = "floor"
+	reschedule   = "reschedule"
+	runcScript   = "runc-script"
+	phaulMethod  = "phaul"
+	podmanMethod = "podman"
+	costMethod   = "cost"
 )
 
 // method moves a process with a cell's memory and load from one node to the other,
@@ -92,6 +93,13 @@ var methods = []methodInfo{
 		name: phaulMethod, says: "go-criu's `phaul`, as its example uses it: pages go to CRIU's page server on the other node over TCP, and the process is restored there while the source is held",
 		cannot: "move a container or a pod: it is a library for processes. Its rule compares the first round with nothing, takes that for growth, and so stops after one round",
 		peer:   true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.05, color: "#8250df",
+	},
+	{
+		name: podmanMethod, says: "`podman container checkpoint --pre-checkpoint` and `--with-previous`, exported without compression to the same volume, and `podman container restore` " +
+			"of both on the other node, with Debian's podman, the nodes' runc and the same image on both nodes",
+		cannot: "move a pod of a cluster: it is a container of podman's own. It makes one round, whatever the process does, keeps each dump on the node and packs it into an archive besides, " +
+			"which the other node unpacks before it restores; nothing decides, verifies or undoes",
+		peer: true, reach: inTheMiddle, byHand: true, fixed: 25, perMiB: 0.08, color: "#1b7c83",
 	},
 	{
 		name: reschedule, says: "the pod is deleted and one like it is created on the other node at the same time, as a drain does today, but without the time of a controller and of the scheduler",

@@ -141,11 +141,12 @@ func downtimeTables(rs results) string {
 func ratioTable(rs results) string {
 	var b strings.Builder
 	b.WriteString("## Ratios\n\nDowntime of `precopy` over that of the others, and its last dump's over stop-and-copy's.\n\n")
-	t := newTable("", "over the floor", "over stop-and-copy", "dump over stop-and-copy's", "over `runc-script`", "over `phaul`", "over `reschedule`, for the client")
+	t := newTable("", "over the floor", "over stop-and-copy", "dump over stop-and-copy's", "over `runc-script`", "over `phaul`", "over `podman`", "over `reschedule`, for the client")
 	for _, c := range rs.cells() {
 		of := func(m metric, other string, n metric) string { return fullOf(rs.ratios(c, precopy, m, other, n)) }
 		t.row(c.title(), of(processGap, floor, floorTime), of(processGap, stopAndCopy, processGap), of(frozenForDump, stopAndCopy, frozenForDump),
-			of(processGap, runcScript, processGap), of(processGap, phaulMethod, processGap), of(clientGap, reschedule, clientGap))
+			of(processGap, runcScript, processGap), of(processGap, phaulMethod, processGap),
+			of(processGap, podmanMethod, processGap), of(clientGap, reschedule, clientGap))
 	}
 	b.WriteString(t.String())
 	return b.String()
@@ -233,10 +234,6 @@ what is driven by hand, and the cost, in the middle only. All of it in all cells
 
 const missing = `## What is not here
 
-- **podman** (` + "`container checkpoint --pre-checkpoint`, `--with-previous`" + `, export and import).
-  Its Debian package brings another runtime, network and storage for the nodes' root
-  file system, which all tests share, and units and modules that would run beside
-  every measurement. It wants nodes of its own.
 - Hardware. Nothing here says how many milliseconds a migration takes there.
 
 `

@@ -45,6 +45,7 @@ func synthetic() results {
 				result{Run: "r", Method: floor, cell: c, Rep: rep, ProcessGapSeconds: 5, CRIU: &criuTimes{FrozenSeconds: 0.8 * slow, RestoreSeconds: 3.2 * slow}, Final: &dump{FrozenSeconds: 0.8 * slow}},
 				result{Run: "r", Method: stopAndCopy, cell: c, Rep: rep, ProcessGapSeconds: 16 * slow, Final: &dump{FrozenSeconds: 12 * slow}},
 				result{Run: "r", Method: runcScript, cell: c, Rep: rep, ProcessGapSeconds: 6 * slow},
+				result{Run: "r", Method: podmanMethod, cell: c, Rep: rep, ProcessGapSeconds: 12 * slow},
 				result{Run: "r", Method: reschedule, cell: c, Rep: rep, ClientGapSeconds: 4 * slow, Memory: memoryLost},
 			)
 		}
@@ -64,6 +65,7 @@ func TestVerdict(t *testing.T) {
 		"error of the predicted downtime, median at most 20 %":                            {measured: "10 % (quartiles 10–10 %, worst 10 %) of 10", outcome: holds},
 		"downtime over that of `runc-script`, below 1 in every cell that converges":       {measured: "0.80 in the worst of 2 cells (64 MiB, 1 %/s uniform)", outcome: holds},
 		"downtime over that of `phaul`, below 1 in every cell that converges":             {measured: "–", outcome: notMeasured},
+		"downtime over that of `podman`, below 1 in every cell that converges":            {measured: "0.40 in the worst of 2 cells (64 MiB, 1 %/s uniform)", outcome: holds},
 		"downtime over that of `reschedule`, below 1 in every cell that converges":        {measured: "1.41 in the worst of 2 cells (64 MiB, 1 %/s uniform)", outcome: fails},
 	} {
 		got, ok := found[text]
@@ -71,7 +73,7 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", text, got, want)
 		}
 	}
-	if len(found) != 9 {
+	if len(found) != 10 {
 		t.Errorf("%d claims", len(found))
 	}
 }
@@ -101,7 +103,7 @@ func TestPage(t *testing.T) {
 	all := pages(rs)
 	page := all[pageFile]
 	for _, want := range []string{
-		"50 measurements in 2 cells, of one run (r); 1 failed. After 10 of them it was the same process, and",
+		"60 measurements in 2 cells, of one run (r); 1 failed. After 10 of them it was the same process, and",
 		"| 1024 MiB, 1 %/s: whole downtime, of stop-and-copy's, at most 0.6 | 0.30 (1024 MiB, 1 %/s uniform) | holds |",
 		`| 1024 MiB, 1 %/s uniform | n | downtime | client | dump | restore | from order to end |
 |---|---|---|---|---|---|---|

@@ -21,6 +21,8 @@ func TestScriptsAreShell(t *testing.T) {
 		"clean": cleanScript, "clean images": cleanImages, "stats": fmt.Sprintf(statsScript, "/x"), "warm": c.warm(1),
 		"pre-dump": c.criuPreDump("7", 1), "dump": c.criuDump("7", 2), "restore": c.criuRestore(2),
 		"checkpoint": c.runcCheckpoint(1, true), "runc restore": c.runcRestore(3),
+		"podman's configuration": podmanConfig, "podman import": podmanImport("/i/x"), "podman load": podmanLoad("/i/x"), "podman run": podmanStart(cell{SizeMiB: 64}),
+		"podman checkpoint": c.podmanCheckpoint(1), "podman restore": c.podmanRestore(), "podman's statistics": c.podmanStats("stats-dump", 0),
 	} {
 		if out, err := exec.Command("bash", "-n", "-c", script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", name, err, out)
@@ -37,6 +39,9 @@ func TestDumpsAreChained(t *testing.T) {
 		{c.criuRestore(3), "criu restore --images-dir /i/3 --work-dir /w/3 --log-file log --restore-detached --manage-cgroups=ignore ||", "track-mem"},
 		{c.runcCheckpoint(0, true), "checkpoint --image-path /i/0 --work-path /w/0 --pre-dump bench >/dev/null 2>&1 ||", "parent-path"},
 		{c.runcCheckpoint(3, false), "checkpoint --image-path /i/3 --work-path /w/3 --parent-path ../2 bench", "pre-dump"},
+		{c.podmanCheckpoint(0), "container checkpoint --pre-checkpoint --export /i/0.tar --compress none --ignore-rootfs --ignore-volumes bench ||", "with-previous"},
+		{c.podmanCheckpoint(1), "container checkpoint --with-previous --keep --export /i/1.tar --compress none --ignore-rootfs", "pre-checkpoint"},
+		{c.podmanRestore(), "container restore --import-previous /i/0.tar --import /i/1.tar --keep --ignore-rootfs --ignore-volumes ||", " bench"},
 	} {
 		if !strings.Contains(k.line, k.has) || strings.Contains(k.line, k.hasNot) {
 			t.Errorf("%s\nhas to have %q and not %q", k.line, k.has, k.hasNot)

@@ -7,6 +7,7 @@
 //	go run ./test/images build            # every image but failpoints
 //	go run ./test/images build redis      # one
 //	go run ./test/images list             # names, references and archives
+//	go run ./test/images podman           # the files of podman's packages
 //
 // An archive is kept under a name that contains a hash of everything it was
 // made from, so a second build of the same is a look-up. The file NAME.tar
@@ -69,6 +70,20 @@ func command() *cobra.Command {
 				return nil
 			},
 		},
+		&cobra.Command{
+			Use:   "podman",
+			Short: "Put the files of podman's packages into an archive and print where it is",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return withBuilder(cmd.Context(), cmd.ErrOrStderr(), func(b *builder) error {
+					if err := b.files(cmd.Context(), "podman", catalog.Podman); err != nil {
+						return fmt.Errorf("podman: %w", err)
+					}
+					_, err := fmt.Fprintln(cmd.OutOrStdout(), filepath.Join(b.dir, "podman.tar"))
+					return err
+				})
+			},
+		},
 	)
 	return root
 }
@@ -93,6 +108,19 @@ func build(ctx context.Context, wanted []string, out, progress io.Writer) error 
 			return fmt.Errorf("there is no image %q; there are %s", name, strings.Join(known, ", "))
 		}
 	}
+	return withBuilder(ctx, progress, func(b *builder) error {
+		for _, name := range wanted {
+			if err := b.build(ctx, name); err != nil {
+				return fmt.Errorf("image %s: %w", name, err)
+			}
+			printImage(out, b.dir, name)
+		}
+		return nil
+	})
+}
+
+// withBuilder lets do build into the cache, which nobody else does meanwhile.
+func withBuilder(ctx context.Context, progress io.Writer, do func(*builder) error) error {
 	dir, err := cacheDir()
 	if err != nil {
 		return err
@@ -106,13 +134,7 @@ func build(ctx context.Context, wanted []string, out, progress io.Writer) error 
 		return err
 	}
 	defer b.close()
-	for _, name := range wanted {
-		if err := b.build(ctx, name); err != nil {
-			return fmt.Errorf("image %s: %w", name, err)
-		}
-		printImage(out, dir, name)
-	}
-	return nil
+	return do(b)
 }
 
 func printImage(w io.Writer, dir, name string) {

@@ -154,6 +154,14 @@ func All() []Image {
 	}
 }
 
+// Podman are the packages that a node needs to run podman and does not have. What else
+// they depend on is there, or is for verifying signatures and for networks of
+// containers, of which none is asked.
+var Podman = []string{
+	"podman", "conmon", "netavark",
+	"libassuan9", "libatomic1", "libglib2.0-0t64", "libgpg-error0", "libgpgme11t64", "libsubid5",
+}
+
 // Find returns the workload image of that name.
 func Find(name string) (Image, bool) {
 	for _, image := range All() {
