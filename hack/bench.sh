@@ -23,7 +23,7 @@ fi
 
 rm -f artifacts/bench.json
 status=0
-IMAGES="godwit memhog" hack/with-cluster.sh "${CLUSTER:-godwit-bench}" bin/bench || status=$?
+IMAGES="godwit memhog redis" hack/with-cluster.sh "${CLUSTER:-godwit-bench}" bin/bench || status=$?
 if [ -s artifacts/bench.json ]; then
 	bin/bench render -o artifacts/bench artifacts/bench.json
 	if [ -z "${QUICK:-}${SIZES:-}${RATES:-}${PATTERNS:-}${REPS:-}${METHODS:-}${GRID:-}${RUN:-}" ] &&

@@ -33,18 +33,28 @@ func startBusy(t *testing.T) *busy {
 	n.mu.Lock()
 	n.sized = func(c *fake.Container) {
 		b.container = c
-		c.SetMemory(5<<30, 4<<30)
+		c.SetMemory(512<<20, 400<<20)
 	}
 	n.mu.Unlock()
+	n.fake.SetHook("PreDump", slowVolume)
 	b.pod = b.startPod("app")
 	b.before = b.container.Limit()
 	return b
 }
 
+// slowVolume takes about 1 GiB/s of a busy pod: what is dirty has to cost something.
+func slowVolume(ctx context.Context, _ string) error {
+	select {
+	case <-time.After(500 * time.Millisecond):
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
 // throttling asks for pre-copy that slows the pod down.
 func throttling(m *v1alpha1.Migration) {
 	m.Spec.PreCopy.OnStall = v1alpha1.OnStallThrottle
-	m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 8 * time.Second}
+	m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 1200 * time.Millisecond}
 }
 
 // unlimited checks that the container has its CPU time back.
@@ -106,9 +116,9 @@ func TestASlowedPodGetsItsTimeBack(t *testing.T) {
 			b := startBusy(t)
 			slowed := make(chan struct{})
 			release := make(chan struct{})
-			b.node("n1").fake.SetHook("PreDump", func(ctx context.Context, _ string) error {
+			b.node("n1").fake.SetHook("PreDump", func(ctx context.Context, id string) error {
 				if b.container.Limit() == b.before {
-					return nil
+					return slowVolume(ctx, id)
 				}
 				select {
 				case <-slowed:

@@ -135,6 +135,9 @@ var ErrNotFrozen = errors.New("the container is not frozen")
 
 func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, o runtime.DumpOptions) (s runtime.DumpStats, err error) {
 	final := method == "Dump"
+	r.mu.Lock()
+	s.Start = r.now() // what its hook takes is a part of it
+	r.mu.Unlock()
 	killed := r.beginDump(k.ID)
 	if err := r.beginUntil(ctx, killed, Call{Method: method, Container: k.ID, Options: o}); err != nil {
 		r.mu.Lock()
@@ -150,7 +153,6 @@ func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, 
 	}
 	defer r.mu.Unlock()
 	defer r.endDump(k.ID, killed)
-	s.Start = r.now()
 	c, err := r.get(k.ID)
 	if err != nil {
 		return s, err
