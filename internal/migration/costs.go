@@ -33,7 +33,7 @@ type Costs struct {
 // What is assumed of a node without a measurement, in the units of Costs.
 var (
 	guessDump     = guess{offset: 0.15, slope: 1}
-	guessHandover = guess{offset: 0.1, slope: 0.5}
+	guessHandover = guess{offset: 0.1, slope: 0.3}
 	guessRestore  = guess{offset: 0.25, slope: 1}
 )
 
@@ -82,9 +82,12 @@ type guess struct{ offset, slope float64 }
 // worth when the next has come.
 const (
 	offsetDoubt = 100.0
-	slopeDoubt  = 100.0
+	slopeDoubt  = 10.0
 	forget      = 0.9
 )
+
+// slopeShare is the part of a guessed slope that a fitted one has at least.
+const slopeShare = 4
 
 // One measurement that is far above what those before it say is no measure of the
 // node: an agent was restarted in the middle, the volume stood still. Once a line is
@@ -150,9 +153,10 @@ func (l *Line) learn(g guess, x, y float64) {
 	if limit := math.Sqrt(b.P[0] * b.P[2]); math.Abs(b.P[1]) > limit {
 		b.P[1] = math.Copysign(limit, b.P[1])
 	}
-	// More memory never takes less time.
-	if b.Slope < 0 {
-		b.Offset, b.Slope = b.Offset+b.Slope*x, 0
+	// More memory never takes less time, nor none: what a few measurements of different
+	// pods say by chance must not make every amount of dirty memory look free.
+	if least := g.slope / slopeShare; b.Slope < least {
+		b.Offset, b.Slope = b.Offset+(b.Slope-least)*x, least
 	}
 	b.Seen = l.Seen + 1
 	*l = b

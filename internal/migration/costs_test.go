@@ -174,3 +174,19 @@ func FuzzCosts(f *testing.F) {
 		}
 	})
 }
+
+// Small pods that were slow and large ones that were quick, by chance: dirty memory
+// still costs something, or nobody would make another round.
+func TestDirtyMemoryIsNeverFree(t *testing.T) {
+	var c Costs
+	for i := range int64(12) {
+		slow := 20*time.Second - time.Duration(i)*time.Second
+		c.Learn(Load{FinalBytes: (1 + 6*i) * mib, ResidentBytes: (32 + 20*i) * mib, Bandwidth: 20 * mib}, downtimeOf(slow, slow, slow))
+	}
+	l := Load{ResidentBytes: 128 * mib, Bandwidth: 20 * mib}
+	clean := c.Predict(l).Total.Duration
+	l.FinalBytes = 64 * mib
+	if dirty := c.Predict(l).Total.Duration; dirty < clean+time.Second {
+		t.Errorf("predicted %s with 64 MiB dirty at 20 MiB/s, %s with none", dirty, clean)
+	}
+}

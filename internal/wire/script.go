@@ -19,9 +19,8 @@ const (
 )
 
 // ActionScript is what CRIU calls at each step of a dump and of a restore (criu(8),
-// --action-script). Most steps are none of our business, and while one is gone
-// through the processes stand still: a shell starts and ends many times faster than
-// a program in Go.
+// --action-script). Most steps are none of our business, and the processes stand
+// still meanwhile: a shell starts and ends faster than a program in Go.
 //
 // At pre-dump CRIU has been started and has its options, and has not touched the
 // tasks yet (cr_dump_tasks in criu/cr-dump.c): there it waits for the freeze. That

@@ -28,9 +28,9 @@ type finalDump struct {
 	fileBytes int64
 }
 
-// switchover freezes the pod once the dumps stand ready, writes the last difference and
-// publishes its digest. Everything between the freeze and the publication is downtime, so all
-// that can be done before is done before.
+// switchover freezes the pod once the dumps stand ready, writes the last difference
+// and publishes its digest. Everything between the freeze and the publication is
+// downtime, so all that can be done before is done before.
 //
 // Until the digest is published nobody can commit, so a failure before lets the
 // source go on at once. After the attempt to publish only the register decides.
@@ -76,7 +76,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	}
 	failpoint.At("source-sealed")
 	dumpedAt := s.Now()
-	f.marks.mark("sealed", dumpedAt)
+	f.line.mark("sealed", dumpedAt)
 	s.publishAttempted = true
 	s.report.State = v1alpha1.SourceDumped
 	s.report.DumpedAt = microTime(dumpedAt)
@@ -105,7 +105,7 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	roundBytes.Add(float64(memory))
 	s.event(m, evDumped, migration.FormatBytes(memory), migration.FormatBytes(bytes), took.Round(time.Millisecond))
 	s.log.Info("final dump published", "digest", digest, "memoryBytes", memory, "bytes", bytes, "frozenFor", took,
-		"timeline", f.marks.mark("published", s.Now()))
+		"timeline", f.line.mark("published", s.Now()))
 	return nil
 }
 
@@ -161,7 +161,7 @@ type freeze struct {
 	at     time.Time
 	record held
 	held   bool
-	marks  marks
+	line   timeline
 	// timeout of the switchover, by probes or by the specification.
 	timeout  time.Duration
 	byProbes bool
@@ -194,7 +194,7 @@ func (f *freeze) begin(context.Context) error {
 	ctx, cancel := f.limited()
 	defer cancel()
 	f.at = f.Now()
-	f.marks.mark("begun", f.at)
+	f.line.mark("begun", f.at)
 	// Cut the network first: what the kernel acknowledges for a frozen process
 	// would be lost with it.
 	for _, c := range f.containers {
@@ -203,13 +203,13 @@ func (f *freeze) begin(context.Context) error {
 		}
 	}
 	failpoint.At("source-isolated")
-	f.marks.mark("isolated", f.Now())
+	f.line.mark("isolated", f.Now())
 	for _, c := range f.containers {
 		if err := f.Node.Freezer.Freeze(ctx, c); err != nil {
 			return fmt.Errorf("freeze %s: %w", c.Name, err)
 		}
 	}
-	f.marks.mark("frozen", f.Now())
+	f.line.mark("frozen", f.Now())
 	// CRIU works within the tasks, and with their CPU time.
 	if err := f.giveCPUBack(ctx, f.slow); err != nil {
 		f.log.Error(err, "the dump is slowed down")
@@ -237,13 +237,17 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 	g, gctx := errgroup.WithContext(ctx)
 	all := newTogether(len(dumps), f.begin)
 	// A dump that has begun does not look at it any more.
-	ready, cancel := context.WithTimeout(gctx, f.m.Spec.PreCopy.RoundTimeout.Duration)
+	limit := f.m.Spec.PreCopy.RoundTimeout.Duration
+	ready, cancel := context.WithTimeoutCause(gctx, limit, fmt.Errorf(
+		"runc and CRIU were not ready for the final dump within preCopy.roundTimeout (%s); the pod was not frozen; look at the node's load and the volume", limit))
 	defer cancel()
 	for _, d := range dumps {
 		g.Go(func() (err error) {
 			d.options.Freeze = func(ctx context.Context) (time.Time, error) {
-				err := all.arrive(ctx)
-				return f.record.Deadline, err
+				if err := all.arrive(ctx); err != nil {
+					return time.Time{}, err
+				}
+				return f.record.Deadline, nil
 			}
 			d.stats, err = s.Node.Checkpointer.Dump(ready, d.container, d.options)
 			return err
@@ -264,7 +268,7 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 		return "", 0, f.reason, err
 	}
 	failpoint.At("source-dumped")
-	f.marks.mark("dumped", s.Now())
+	f.line.mark("dumped", s.Now())
 	limited, cancel := f.limited()
 	defer cancel()
 	sealed, err := bounded(limited, &s.pending, string(s.uid), "seal the image set", set.Seal)

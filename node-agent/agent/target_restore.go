@@ -32,7 +32,7 @@ const criuConfig = "tcp-close\nnetwork-lock skip\n"
 // register is being written: an aborted target is thrown away with them.
 func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migration) error {
 	digest := m.Status.Source.ManifestDigest
-	var line marks
+	var line timeline
 	line.mark("seen", t.Now())
 	set, err := t.set()
 	if err != nil {

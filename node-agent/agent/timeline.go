@@ -5,16 +5,16 @@ package agent
 
 import "time"
 
-// marks is a part of a switchover's timeline, for the log: what was reached when.
-type marks []mark
+// timeline is one side's part of a switchover, for the log: what was reached when.
+type timeline []milestone
 
-type mark struct {
+type milestone struct {
 	Name string    `json:"name"`
 	At   time.Time `json:"at"`
 }
 
 // mark notes that something was reached, and returns all that was.
-func (m *marks) mark(name string, at time.Time) marks {
-	*m = append(*m, mark{name, at})
-	return *m
+func (l *timeline) mark(name string, at time.Time) timeline {
+	*l = append(*l, milestone{name, at})
+	return *l
 }

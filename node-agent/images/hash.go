@@ -127,7 +127,7 @@ const pieceSize = 1 << 20
 var (
 	pieces = sync.Pool{New: func() any { b := make([]byte, pieceSize); return &b }}
 	// hashing bounds the pieces in memory, of all files together.
-	hashing = semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0)) + 1)
+	hashing = semaphore.NewWeighted(int64(workers()))
 
 	errResized = errors.New("the size is another one")
 )

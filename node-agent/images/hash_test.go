@@ -5,7 +5,9 @@ package images
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -49,5 +51,39 @@ func TestHashOfAHugeSparseFileEndsWithItsContext(t *testing.T) {
 	cancel()
 	if _, err := sumFile(ctx, f, 1<<42); err == nil {
 		t.Error("no error")
+	}
+}
+
+// BenchmarkHash compares what the files of a set are hashed with to a SHA-256, which a
+// processor may have instructions for.
+func BenchmarkHash(b *testing.B) {
+	const size = 64 << 20
+	name := filepath.Join(b.TempDir(), "f")
+	if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for kind, sum := range map[string]func(*os.File) error{
+		"BLAKE3": func(f *os.File) error {
+			_, err := sumFile(context.Background(), f, size)
+			return err
+		},
+		"SHA-256": func(f *os.File) error {
+			_, err := io.Copy(sha256.New(), io.NewSectionReader(f, 0, size))
+			return err
+		},
+	} {
+		b.Run(kind, func(b *testing.B) {
+			f, err := os.Open(name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			b.SetBytes(size)
+			for b.Loop() {
+				if err := sum(f); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -54,9 +54,8 @@ type File struct {
 	Name string `json:"name"`
 	// Size in bytes.
 	Size int64 `json:"size"`
-	// Hash of the content, in lower case hex: the BLAKE3 of the BLAKE3s of its pieces of
-	// 1 MiB, which are hashed side by side. A SHA-256 of the whole took longer than the
-	// dump, where the processor has no instructions for it.
+	// Hash of the content, in lower case hex: the BLAKE3 of the BLAKE3s of its pieces
+	// of 1 MiB, which are hashed side by side.
 	Hash string `json:"hash"`
 }
 

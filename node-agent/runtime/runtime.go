@@ -126,10 +126,10 @@ type Checkpointer interface {
 	PreDump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
 	// Dump writes everything else and the memory that changed since the parent.
 	// The container must be frozen before, or by o.Freeze, and is still frozen
-	// afterwards, also on error. Cancelling ctx does not end a dump that has begun, for the agent
-	// going down is no reason to give a dump up; o.Deadline does: the dump is
-	// killed, and the call returns ErrGivenUp once nothing of it is left or a
-	// bounded wait for that is over. The container may run then: Thaw it.
+	// afterwards, also on error. Cancelling ctx does not end a dump that has begun,
+	// for the agent going down is no reason to give a dump up; o.Deadline does: the
+	// dump is killed, and the call returns ErrGivenUp once nothing of it is left or
+	// a bounded wait for that is over. The container may run then: Thaw it.
 	Dump(ctx context.Context, c Container, o DumpOptions) (DumpStats, error)
 	// Settle returns when no dump or pre-dump of the container runs any more,
 	// one that an earlier agent has started included. What still runs at the

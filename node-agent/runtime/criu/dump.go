@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
@@ -38,6 +40,13 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	flags, err := r.runcFlags()
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
+	}
+	if o.Freeze != nil && !r.hasActionScript() {
+		// Nobody has installed it on this node: runc's start is part of the freeze.
+		if o.Deadline, err = o.Freeze(ctx); err != nil {
+			return s, err
+		}
+		o.Freeze = nil
 	}
 	var wait *gate
 	if o.Freeze != nil {
@@ -103,16 +112,27 @@ func (r *Runtime) freezeWhenReady(ctx context.Context, c runtime.Container, o ru
 		return deadline, nil
 	}
 	if a.abandon() {
-		// It holds no task yet: there is nothing to be careful with.
-		dir := r.o.Host.GroupDir(group(c))
-		err = errors.Join(err, r.o.Cgroup.KillAll(context.WithoutCancel(ctx), dir))
-		<-a.ended
-		err = errors.Join(err, r.o.Host.RemoveGroup(group(c)))
+		// It holds no task yet: there is nothing to be careful with. What its goroutine
+		// still does may wait for the volume.
+		kerr := r.o.Cgroup.KillAll(context.WithoutCancel(ctx), r.o.Host.GroupDir(group(c)))
+		if kerr == nil {
+			kerr = r.o.Host.RemoveGroup(group(c))
+		}
+		err = errors.Join(err, kerr)
 	}
 	if errors.Is(err, errEnded) {
 		err = a.err
 	}
 	return time.Time{}, err
+}
+
+func (r *Runtime) hasActionScript() bool {
+	f, err := r.o.Host.Open(r.o.ActionScript, unix.O_PATH, 0)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }
 
 // attempt is a dump under way. began and abandoned exclude each other's

@@ -75,7 +75,7 @@ func (g *gate) await(ctx context.Context, ended <-chan struct{}) error {
 	case <-ended:
 		return errEnded
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
