@@ -8,7 +8,7 @@ import (
 )
 
 // SourceState is how far the source agent has come.
-// +kubebuilder:validation:Enum=Checked;Refused;PreCopying;Converged;Stalled;Frozen;Dumped;Resumed;Killed;Cleaned
+// +kubebuilder:validation:Enum=Checked;Refused;PreCopying;Converged;Stalled;Ready;Frozen;Dumped;Resumed;Killed;Cleaned
 type SourceState string
 
 const (
@@ -22,6 +22,9 @@ const (
 	SourceConverged SourceState = "Converged"
 	// SourceStalled: pre-copy does not converge and the policy is Abort.
 	SourceStalled SourceState = "Stalled"
+	// SourceReady: armed, and the final dump stands ready for the freeze; one more
+	// round may be made before.
+	SourceReady SourceState = "Ready"
 	// SourceFrozen: the pod's tasks are frozen, the final dump is being written.
 	SourceFrozen SourceState = "Frozen"
 	// SourceDumped: the image set is complete and durable, its digest published;

@@ -16,8 +16,22 @@ func TestDecideSource(t *testing.T) {
 	report := func(s v1alpha1.SourceState, n int32) v1alpha1.SourceReport {
 		return v1alpha1.SourceReport{State: s, Round: &n}
 	}
-	broken := report(v1alpha1.SourceFrozen, 2)
-	broken.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonFinalDumpFailed}
+	failedDump := report(v1alpha1.SourceFrozen, 2)
+	failedDump.Failure = &v1alpha1.Failure{Reason: v1alpha1.ReasonFinalDumpFailed}
+	// An armed source after so many rounds, then changed.
+	armed := func(n int32, moment MomentVerdict, changes ...func(*SourceObservation)) SourceObservation {
+		o := SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, n), MaxRounds: 8, DirtyTracking: true, Moment: moment}
+		for _, c := range changes {
+			c(&o)
+		}
+		return o
+	}
+	broken := func(o *SourceObservation) { o.ChainBroken = true }
+	standing := func(o *SourceObservation) { o.Standing = true }
+	ready := func(o *SourceObservation) { o.Standing, o.Ready = true, true }
+	verdict := func(v v1alpha1.ConvergenceVerdict) func(*SourceObservation) {
+		return func(o *SourceObservation) { o.Verdict = v }
+	}
 	for name, tc := range map[string]struct {
 		o    SourceObservation
 		want SourceAction
@@ -34,16 +48,28 @@ func TestDecideSource(t *testing.T) {
 		"refresh":                     {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true, Moment: MomentRound}, SourceRound},
 		"dirty again, out of rounds":  {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Verdict: v1alpha1.VerdictContinue}, SourceAwaitArm},
 		"stalled":                     {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceStalled, 8), MaxRounds: 8, DirtyTracking: true}, SourceIdle},
-		"armed":                       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true}, SourceSwitchover},
-		"armed, one round pays":       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Moment: MomentRound}, SourceRound},
-		"armed, no more rounds":       {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 9), MaxRounds: 8, DirtyTracking: true, Moment: MomentRound}, SourceSwitchover},
-		"armed, in a burst":           {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Moment: MomentWait}, SourceAwaitMoment},
-		"in a burst, no more rounds":  {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 9), MaxRounds: 8, DirtyTracking: true, Moment: MomentWait}, SourceSwitchover},
+		"armed":                       {armed(3, ""), SourceStandBy},
+		"armed, broken chain":         {armed(3, "", broken), SourceRound},
+		"broken chain, no more":       {armed(9, "", broken), SourceStandBy},
+		"nothing copied":              {armed(0, "", broken), SourceStandBy},
+		"being made ready":            {armed(3, MomentRound, standing), SourceAwaitReady},
+		"ready":                       {armed(3, MomentFreeze, ready), SourceSwitchover},
+		"ready, within the target":    {armed(3, MomentFreeze, ready, verdict(v1alpha1.VerdictSwitch)), SourceSwitchover},
+		"ready, one round pays":       {armed(8, MomentRound, ready), SourceRound},
+		"ready, no more rounds":       {armed(9, MomentRound, ready), SourceSwitchover},
+		"ready, in a burst":           {armed(8, MomentWait, ready), SourceAwaitMoment},
+		"in a burst, no more rounds":  {armed(9, MomentWait, ready), SourceSwitchover},
+		"above the target":            {armed(3, MomentFreeze, ready, verdict(v1alpha1.VerdictContinue)), SourceRound},
+		"above it since it waits":     {armed(8, MomentFreeze, ready, verdict(v1alpha1.VerdictStalled)), SourceRound},
+		"above it, no more rounds":    {armed(9, MomentFreeze, ready, verdict(v1alpha1.VerdictStalled)), SourceStall},
+		"throttled a step further":    {armed(10, MomentFreeze, ready, verdict(v1alpha1.VerdictThrottle)), SourceRound},
+		"stalled after it was armed":  {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceStalled, 9), MaxRounds: 8, DirtyTracking: true, Verdict: v1alpha1.VerdictStalled}, SourceIdle},
+		"agent restarted when ready":  {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceReady, 3), MaxRounds: 8, DirtyTracking: true}, SourceStandBy},
 		"in a burst, cancelled":       {SourceObservation{Phase: rolling, Handover: aborted, Report: report(v1alpha1.SourceConverged, 8), MaxRounds: 8, DirtyTracking: true, Moment: MomentWait}, SourceResume},
 		"in a burst, not armed":       {SourceObservation{Phase: preCopying, Report: report(v1alpha1.SourceConverged, 3), MaxRounds: 8, DirtyTracking: true, Moment: MomentWait}, SourceAwaitArm},
 		"restarted while frozen":      {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceConverged, 3), Frozen: true}, SourceAbort},
 		"restarted in the final dump": {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceFrozen, 3), Frozen: true}, SourceAbort},
-		"final dump failed":           {SourceObservation{Phase: switching, Report: broken, Frozen: true}, SourceIdle},
+		"final dump failed":           {SourceObservation{Phase: switching, Report: failedDump, Frozen: true}, SourceIdle},
 		"dumped":                      {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Minute, SwitchoverTimeout: time.Minute}, SourceAwaitCommit},
 		"frozen too long":             {SourceObservation{Phase: switching, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Minute + 1, SwitchoverTimeout: time.Minute}, SourceAbort},
 		"committed":                   {SourceObservation{Phase: switching, Handover: committed, Report: report(v1alpha1.SourceDumped, 3), Frozen: true, FrozenFor: time.Hour, SwitchoverTimeout: time.Minute}, SourceIdle},
@@ -82,6 +108,7 @@ func TestDecideTarget(t *testing.T) {
 	}
 	gate := func(o *TargetObservation) { o.GateRunning = true }
 	parked := func(o *TargetObservation) { o.Parked = true }
+	prepared := func(o *TargetObservation) { o.Prepared = true }
 	expired := func(o *TargetObservation) { o.ParkExpired = true }
 	behind := func(o *TargetObservation) { o.VerifiedRounds = 1 }
 	dumped := func(o *TargetObservation) { o.SourceState, o.ManifestDigest = v1alpha1.SourceDumped, "d" }
@@ -115,7 +142,13 @@ func TestDecideTarget(t *testing.T) {
 		"no longer parked":               {at(preCopying, v1alpha1.TargetParked, source(v1alpha1.SourceConverged)), TargetReport},
 		"parked too long":                {at(preCopying, v1alpha1.TargetParked, parked, expired), TargetGiveBack},
 		"gave up":                        {at(preCopying, v1alpha1.TargetFailed, gaveUp, parked), TargetIdle},
-		"armed":                          {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceFrozen)), TargetIdle},
+		"armed":                          {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceConverged)), TargetIdle},
+		"the freeze is near":             {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceReady)), TargetPrepare},
+		"frozen":                         {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceFrozen)), TargetPrepare},
+		"prepared":                       {at(switching, v1alpha1.TargetParked, parked, prepared, source(v1alpha1.SourceFrozen)), TargetIdle},
+		"prepared, another round":        {at(switching, v1alpha1.TargetParked, parked, prepared, behind, source(v1alpha1.SourceReady)), TargetVerifyRound},
+		"dumped, not prepared":           {at(switching, v1alpha1.TargetParked, parked, dumped), TargetCommit},
+		"near, and the park expires":     {at(switching, v1alpha1.TargetParked, parked, expired, source(v1alpha1.SourceReady)), TargetGiveBack},
 		"dumped, not armed":              {at(preCopying, v1alpha1.TargetParked, parked, dumped), TargetIdle},
 		"dumped, not parked":             {at(switching, v1alpha1.TargetReleased, dumped), TargetIdle},
 		"dumped":                         {at(switching, v1alpha1.TargetParked, parked, dumped), TargetCommit},

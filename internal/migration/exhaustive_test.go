@@ -20,11 +20,11 @@ var (
 	allPhases = []v1alpha1.MigrationPhase{"", pending, preparing, preCopying, switching, completing, rolling, succeeded, failed, wasCancel}
 	registers = []v1alpha1.HandoverState{"", committed, aborted}
 	allSource = []v1alpha1.SourceState{"", v1alpha1.SourceChecked, v1alpha1.SourceRefused, v1alpha1.SourcePreCopying, v1alpha1.SourceConverged,
-		v1alpha1.SourceStalled, v1alpha1.SourceFrozen, v1alpha1.SourceDumped, v1alpha1.SourceResumed, v1alpha1.SourceKilled, v1alpha1.SourceCleaned}
+		v1alpha1.SourceStalled, v1alpha1.SourceReady, v1alpha1.SourceFrozen, v1alpha1.SourceDumped, v1alpha1.SourceResumed, v1alpha1.SourceKilled, v1alpha1.SourceCleaned}
 	allTarget = []v1alpha1.TargetState{"", v1alpha1.TargetGated, v1alpha1.TargetReleased, v1alpha1.TargetParked, v1alpha1.TargetRestoring,
 		v1alpha1.TargetRestored, v1alpha1.TargetFailed, v1alpha1.TargetReverted, v1alpha1.TargetCleaned}
 	bools    = []bool{false, true}
-	verdicts = []v1alpha1.ConvergenceVerdict{"", v1alpha1.VerdictContinue, v1alpha1.VerdictSwitch}
+	verdicts = []v1alpha1.ConvergenceVerdict{"", v1alpha1.VerdictContinue, v1alpha1.VerdictSwitch, v1alpha1.VerdictThrottle, v1alpha1.VerdictStalled}
 	moments  = []MomentVerdict{"", MomentFreeze, MomentWait, MomentRound}
 )
 
@@ -50,6 +50,16 @@ func TestSourceRules(t *testing.T) {
 			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Report.Failure != nil {
 				bad("freezes when not armed, or twice")
 			}
+			if !o.Ready || o.Verdict != "" && o.Verdict != v1alpha1.VerdictSwitch {
+				bad("freezes before the dumps are ready, or above the target downtime")
+			}
+		case SourceStandBy, SourceAwaitReady, SourceStall:
+			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Report.State == v1alpha1.SourceStalled {
+				bad("makes ready for no freeze")
+			}
+			if o.Standing == (a == SourceStandBy) {
+				bad("starts the dumps twice, or waits for none")
+			}
 		case SourceRound:
 			if o.Handover != "" || o.Frozen && o.Phase == switching || o.Phase != preCopying && o.Phase != switching {
 				bad("copies when it must not")
@@ -57,11 +67,11 @@ func TestSourceRules(t *testing.T) {
 			if o.MaxRounds == 0 && o.Phase == preCopying {
 				bad("copies though no pre-copy is wanted")
 			}
-			if rounds(o) > o.MaxRounds && o.Phase == switching {
+			if rounds(o) > o.MaxRounds && o.Phase == switching && o.Verdict != v1alpha1.VerdictThrottle {
 				bad("copies without end")
 			}
 		case SourceAwaitMoment:
-			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Moment != MomentWait || rounds(o) > o.MaxRounds {
+			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Moment != MomentWait || !o.Ready || rounds(o) > o.MaxRounds {
 				bad("waits for a better moment when there is none")
 			}
 		case SourceClean:
@@ -92,7 +102,7 @@ func TestSourceRules(t *testing.T) {
 	for _, phase := range allPhases {
 		for _, reg := range registers {
 			for _, state := range allSource {
-				for _, flags := range combinations(5) {
+				for _, flags := range combinations(7) {
 					for _, verdict := range verdicts {
 						for _, frozenFor := range []time.Duration{0, time.Second, time.Hour} {
 							for _, maxRounds := range []int32{0, 2, 8} {
@@ -102,7 +112,8 @@ func TestSourceRules(t *testing.T) {
 										r.Failure = failure
 									}
 									check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute, DirtyTracking: flags[1],
-										PodGone: flags[2], Frozen: flags[3], Killed: flags[4], FrozenFor: frozenFor, Verdict: verdict, Moment: moment})
+										PodGone: flags[2], Frozen: flags[3], Killed: flags[4], FrozenFor: frozenFor, Verdict: verdict, Moment: moment,
+										Standing: flags[5], Ready: flags[5] && flags[6], ChainBroken: !flags[5] && flags[6]})
 								}
 							}
 						}
@@ -142,6 +153,10 @@ func TestTargetRules(t *testing.T) {
 			if o.Handover != "" || o.Phase != switching || o.SourceState != v1alpha1.SourceDumped || o.ManifestDigest == "" || !o.Parked || o.Report.Failure != nil || o.NodeChanged || o.Rebooted {
 				bad("commits to what is not there")
 			}
+		case TargetPrepare:
+			if o.Handover != "" || o.Phase != switching || !o.Parked || o.Prepared || o.Report.Failure != nil || o.NodeChanged || o.ParkExpired || o.Rebooted {
+				bad("prepares what will not be restored")
+			}
 		case TargetOpenGate:
 			if o.Handover != "" || o.SourceState != v1alpha1.SourceConverged || o.VerifiedRounds < o.SourceRounds {
 				bad("releases too early")
@@ -168,7 +183,7 @@ func TestTargetRules(t *testing.T) {
 	}
 	for _, phase := range allPhases {
 		for _, reg := range registers {
-			for _, source := range []v1alpha1.SourceState{v1alpha1.SourcePreCopying, v1alpha1.SourceConverged, v1alpha1.SourceFrozen, v1alpha1.SourceDumped} {
+			for _, source := range []v1alpha1.SourceState{v1alpha1.SourcePreCopying, v1alpha1.SourceConverged, v1alpha1.SourceReady, v1alpha1.SourceDumped} {
 				for _, state := range allTarget {
 					for _, digest := range []string{"", "d"} {
 						for _, verified := range []int32{1, 2} {

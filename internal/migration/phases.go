@@ -309,6 +309,8 @@ func switchoverStep(m *v1alpha1.Migration) string {
 	switch {
 	case s == nil:
 		return "armed"
+	case s.State == v1alpha1.SourceReady:
+		return "the final dump stands ready; the pod is about to be frozen"
 	case s.State == v1alpha1.SourceFrozen && s.ProbeBudget != nil:
 		return fmt.Sprintf("the pod is frozen, for %s at most since kubelet probes it; the last difference is being written", s.ProbeBudget.Switchover.Duration)
 	case s.State == v1alpha1.SourceFrozen:

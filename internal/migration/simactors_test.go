@@ -169,7 +169,11 @@ func (w *world) sourceAgent() *actor {
 		}
 		o := SourceObservation{Phase: m.Status.Phase, Handover: handover(m), Report: s.SourceReport, MaxRounds: 3,
 			SwitchoverTimeout: time.Minute, DirtyTracking: true, PodGone: !w.source.exists, Frozen: w.sourceTasks == frozen,
-			Moment: moments[w.pick(len(moments))], Verdict: v1alpha1.VerdictSwitch}
+			Moment: moments[w.pick(len(moments))], Verdict: v1alpha1.VerdictSwitch, Standing: w.pick(4) > 0, ChainBroken: w.pick(20) == 0}
+		o.Ready = o.Standing && w.pick(3) > 0
+		if w.pick(30) == 0 {
+			o.Verdict = v1alpha1.VerdictStalled
+		}
 		if s.FrozenAt != nil {
 			o.FrozenFor = w.now.Sub(s.FrozenAt.Time)
 		}
@@ -192,13 +196,21 @@ func (w *world) sourceAgent() *actor {
 		case SourceRound:
 			return []func(){report(func(r *v1alpha1.SourceReport) {
 				n := rounds(SourceObservation{Report: *r}) + 1
-				r.Round, r.State = &n, v1alpha1.SourcePreCopying
-				if n >= 2 {
+				r.Round = &n
+				switch {
+				case r.State == v1alpha1.SourceReady:
+				case n >= 2:
 					r.State = v1alpha1.SourceConverged
+				default:
+					r.State = v1alpha1.SourcePreCopying
 				}
 			})}
 		case SourceConverge:
 			return []func(){state(v1alpha1.SourceConverged)}
+		case SourceAwaitMoment:
+			return []func(){state(v1alpha1.SourceReady)}
+		case SourceStall:
+			return []func(){state(v1alpha1.SourceStalled)}
 		case SourceSwitchover:
 			at := metav1.NewMicroTime(w.now)
 			if w.pick(12) == 0 {
@@ -282,7 +294,7 @@ func (w *world) targetAgent() *actor {
 			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
 			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: !w.targetMayRun(), Lost: w.tree == died, Rebooted: rebooted,
 			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun() || w.tree == died, PodGone: !w.target.exists || t.PodUID != w.target.uid,
-			Restoring: w.tree == restoring, VerifiedRounds: t.VerifiedRounds, ParkExpired: parked && w.pick(40) == 0}
+			Restoring: w.tree == restoring, VerifiedRounds: t.VerifiedRounds, Prepared: w.pick(2) == 0, ParkExpired: parked && w.pick(40) == 0}
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
 		switch action {

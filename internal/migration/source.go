@@ -39,6 +39,11 @@ type SourceObservation struct {
 	// Moment is the verdict of ChooseMoment on a source that has converged; "" when
 	// it was not asked.
 	Moment MomentVerdict
+	// ChainBroken: the next dump has to be a full one.
+	ChainBroken bool
+	// Standing: the final dumps have been started, and touch nothing before the freeze.
+	// Ready: all of them wait for it.
+	Standing, Ready bool
 }
 
 // SourceAction is what the source agent has to do.
@@ -55,9 +60,15 @@ const (
 	SourceConverge SourceAction = "Converge"
 	// SourceAwaitArm: converged; look at the dirty memory now and then until armed.
 	SourceAwaitArm SourceAction = "AwaitArm"
-	// SourceAwaitMoment: armed, in a burst of the pod's writing; count the dirty memory
-	// until it is over.
+	// SourceStandBy: armed; start the final dumps, which then wait for the freeze.
+	SourceStandBy SourceAction = "StandBy"
+	// SourceAwaitReady: the final dumps are being started.
+	SourceAwaitReady SourceAction = "AwaitReady"
+	// SourceAwaitMoment: the final dumps wait, in a burst of the pod's writing; count
+	// the dirty memory until it is over.
 	SourceAwaitMoment SourceAction = "AwaitMoment"
+	// SourceStall: report that more is dirty than may be copied while the pod is frozen.
+	SourceStall SourceAction = "Stall"
 	// SourceSwitchover: freeze, final dump, seal, publish the digest. The tasks
 	// stay frozen.
 	SourceSwitchover SourceAction = "Switchover"
@@ -76,6 +87,15 @@ const (
 	// SourceClean: remove the images and all traces on the node, report Cleaned.
 	SourceClean SourceAction = "Clean"
 )
+
+// Armed says whether final dumps that have been started are still wanted.
+func (a SourceAction) Armed() bool {
+	switch a {
+	case SourceStandBy, SourceAwaitReady, SourceAwaitMoment, SourceRound, SourceSwitchover:
+		return true
+	}
+	return false
+}
 
 // DecideSource says what the source agent has to do next. A frozen pod is
 // thawed only under an aborted register. Under a committed one it stays frozen
@@ -121,7 +141,7 @@ func DecideSource(o SourceObservation) SourceAction {
 		return decidePreCopySource(o)
 	case v1alpha1.PhaseSwitchingOver:
 		switch {
-		case o.Report.Failure != nil:
+		case o.Report.Failure != nil, state == v1alpha1.SourceStalled:
 			return SourceIdle // the controller aborts
 		case o.Killed:
 			return SourceAbort // nothing is left to fall back on; kubelet starts it anew
@@ -133,18 +153,38 @@ func DecideSource(o SourceObservation) SourceAction {
 			// The agent restarted in the middle of the final dump. What it wrote
 			// is not complete and its end was not seen: give up, nothing is lost.
 			return SourceAbort
-		case rounds(o) > o.MaxRounds:
-			// At most one round more than asked for, so that this ends. Without one a
-			// later moment is no better.
-			return SourceSwitchover
-		case o.Moment == MomentRound:
-			return SourceRound
-		case o.Moment == MomentWait:
-			return SourceAwaitMoment
 		}
-		return SourceSwitchover
+		return decideArmed(o)
 	}
 	return SourceIdle
+}
+
+// decideArmed says what an armed source does until it is frozen: the final dumps are
+// started first, so that nothing lies between the moment that is chosen, or the end of
+// the last round, and the freeze. It is frozen only within the target downtime, or if
+// it was asked for whatever the downtime.
+func decideArmed(o SourceObservation) SourceAction {
+	// At most one round more than asked for, and those with less and less CPU time,
+	// so that this ends.
+	more := rounds(o) <= o.MaxRounds
+	within := o.Verdict == "" || o.Verdict == v1alpha1.VerdictSwitch
+	switch {
+	case o.ChainBroken && rounds(o) > 0 && more:
+		return SourceRound // what the final dumps build on has to be whole when they are started
+	case !o.Standing:
+		return SourceStandBy
+	case !o.Ready:
+		return SourceAwaitReady
+	case o.Verdict == v1alpha1.VerdictThrottle:
+		return SourceRound
+	case o.Moment == MomentWait && more:
+		return SourceAwaitMoment
+	case (o.Moment == MomentRound || !within) && more:
+		return SourceRound
+	case !within:
+		return SourceStall
+	}
+	return SourceSwitchover
 }
 
 func rounds(o SourceObservation) int32 {

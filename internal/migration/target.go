@@ -19,6 +19,8 @@ type TargetObservation struct {
 	GateRunning bool
 	// Parked: every container's create is parked in the wrapper right now.
 	Parked bool
+	// Prepared: every parked create was told which images it will have to restore.
+	Prepared bool
 	// ParkExpired: a create has been parked so long that it must be given back.
 	ParkExpired bool
 	// Restored: every container was restored and is seen to run, or kubelet has
@@ -61,6 +63,8 @@ const (
 	TargetOpenGate TargetAction = "OpenGate"
 	// TargetReport: only publish what changed (gated, parked).
 	TargetReport TargetAction = "Report"
+	// TargetPrepare: let the parked creates do what can be done before the commit.
+	TargetPrepare TargetAction = "Prepare"
 	// TargetGiveBack: fail the parked creates and report ParkTimeout, or
 	// TargetNodeLost when the Node has changed.
 	TargetGiveBack TargetAction = "GiveBack"
@@ -120,6 +124,8 @@ func DecideTarget(o TargetObservation) TargetAction {
 		return TargetReport
 	case !o.Parked && state == v1alpha1.TargetParked:
 		return TargetReport
+	case armed && o.Parked && !o.Prepared && (o.SourceState == v1alpha1.SourceReady || o.SourceState == v1alpha1.SourceFrozen):
+		return TargetPrepare
 	case o.GateRunning && o.SourceState == v1alpha1.SourceConverged && o.VerifiedRounds >= o.SourceRounds:
 		return TargetOpenGate
 	case o.VerifiedRounds < o.SourceRounds:

@@ -178,6 +178,8 @@ func switchover(m *v1alpha1.Migration, s Summary) []Line {
 		what = "frozen and dumped, the target verifies"
 	case src.State == v1alpha1.SourceFrozen:
 		what = "frozen, dumping"
+	case src.State == v1alpha1.SourceReady:
+		what = "about to be frozen"
 	}
 	if s.Final != nil {
 		what += ", " + Bytes(s.Final.Bytes) + " in the final dump"

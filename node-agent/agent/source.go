@@ -49,6 +49,8 @@ type sourceSession struct {
 	// when this session began; nil when there was none.
 	fenced    *runtime.Guarded
 	publisher publisher
+	// standby are the final dumps of an armed source, nil when none were started.
+	standby *standby
 	// cpu that the containers, by id, had used when the last round began.
 	cpu map[string]cpuUse
 	// settled: no dump of an earlier agent runs any more.
@@ -61,12 +63,14 @@ func (s *sourceSession) run(ctx context.Context) {
 	s.publisher.apply = func(ctx context.Context, r v1alpha1.SourceReport) error {
 		return s.apply(ctx, "source", v1alpha1.FieldManagerSource, &r)
 	}
+	defer s.dismissStandby()
 	s.loop(ctx, s.step)
 }
 
 func (s *sourceSession) step(ctx context.Context) (again, bool, error) {
 	m, err := s.get(ctx, s.Client)
 	if errors.Is(err, errGone) {
+		s.dismissStandby()
 		return never, true, s.orphaned(ctx)
 	}
 	if err != nil {
@@ -83,6 +87,9 @@ func (s *sourceSession) step(ctx context.Context) (again, bool, error) {
 	}
 	action := migration.DecideSource(o)
 	s.log.V(2).Info("decided", "action", action, "phase", m.Status.Phase, "state", s.report.State, "frozen", o.Frozen)
+	if !action.Armed() {
+		s.dismissStandby()
+	}
 	if action == migration.SourceIdle {
 		return never, !o.Frozen && (!sourceNeeded(m) || s.report.State == v1alpha1.SourceCleaned), nil
 	}
@@ -163,6 +170,9 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		MaxRounds:     *m.Spec.PreCopy.MaxRounds,
 		DirtyTracking: s.report.DirtyTracking == nil || *s.report.DirtyTracking,
 		Verdict:       s.convergence.Verdict,
+		ChainBroken:   s.chainBroken,
+		Standing:      s.standby != nil,
+		Ready:         s.standby != nil && s.standby.isReady(),
 	}
 	o.SwitchoverTimeout, _ = migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
 	if h := m.Status.Handover; h != nil {
@@ -204,8 +214,15 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	o.Killed = s.wasKilled(pod) || pod != nil && s.lostPower() && len(s.containers) == 0
 	s.killed = o.Killed
 	s.fence(m, o)
-	o.Moment, err = s.chooseMoment(ctx, m, o)
-	return o, err
+	if o.Moment, err = s.chooseMoment(ctx, m, o); err != nil {
+		return o, err
+	}
+	if o.Ready && s.watch.armedRounds == s.rounds() {
+		// What was decided when the target was waited for may not hold any more.
+		s.convergence = migration.Converge(s.preCopyInput(m))
+		o.Verdict = s.convergence.Verdict
+	}
+	return o, nil
 }
 
 // settleEarlier waits, once, for dumps that an agent before this one has begun:
@@ -232,11 +249,22 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 		return now, s.convergeWithoutRounds(ctx, m)
 	case migration.SourceRound:
 		s.tellMoment(m)
+		if o.Ready {
+			s.tellReady(ctx)
+		}
 		return now, s.preCopyRound(ctx, m)
 	case migration.SourceAwaitArm:
 		return s.awaitArm(ctx, m)
+	case migration.SourceStandBy:
+		return again(dirtyInterval), s.standBy(ctx, m)
+	case migration.SourceAwaitReady:
+		return s.awaitReady(ctx, m)
 	case migration.SourceAwaitMoment:
+		s.tellReady(ctx)
 		return soon(s.moment.Wait), nil
+	case migration.SourceStall:
+		s.decideConvergence(m)
+		return now, s.publish(ctx)
 	case migration.SourceSwitchover:
 		s.tellMoment(m)
 		return now, s.switchover(ctx, m)
@@ -259,6 +287,14 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 // publish applies the report and waits until it is stored.
 func (s *sourceSession) publish(ctx context.Context) error {
 	return s.publisher.publish(ctx, *s.report.DeepCopy())
+}
+
+// tellReady lets the target know, without waiting for it, that the freeze is near.
+func (s *sourceSession) tellReady(ctx context.Context) {
+	if s.report.State != v1alpha1.SourceReady {
+		s.report.State = v1alpha1.SourceReady
+		s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
+	}
 }
 
 // fail reports that the source gives up; the controller rolls back.

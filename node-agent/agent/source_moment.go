@@ -19,7 +19,7 @@ const (
 	// dirtyInterval is how often the dirty memory is counted while a converged source
 	// waits for the target.
 	dirtyInterval = time.Second
-	// momentInterval is how often it is counted once the source is armed: a pause is
+	// momentInterval is how often it is counted once the final dumps stand ready: a pause is
 	// seen after two intervals, and each costs a look at the API's cache, at
 	// containerd and at the pod's page maps.
 	momentInterval = 50 * time.Millisecond
@@ -35,8 +35,8 @@ type dirtyWatch struct {
 	// counted is when the last count ended, took how long it took.
 	counted time.Time
 	took    time.Duration
-	// armedAt is when the source was first seen armed, zero before, and armedRounds
-	// the rounds there were then.
+	// armedAt is when the final dumps were first seen to stand ready, zero before, and
+	// armedRounds the rounds there were then.
 	armedAt     time.Time
 	armedRounds int32
 }
@@ -60,14 +60,15 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 	if o.Handover != "" || !armed && !converged || s.report.Failure != nil || s.report.FrozenAt != nil || o.Frozen || o.Killed {
 		return "", nil
 	}
+	// Every moment counts once the dumps stand ready.
 	w, interval := &s.watch, dirtyInterval
-	if armed {
+	if o.Ready {
 		interval = momentInterval
 		if w.armedAt.IsZero() {
 			w.armedAt, w.armedRounds = s.Now(), s.rounds()
 		}
 	}
-	refreshed := armed && s.rounds() > w.armedRounds
+	refreshed := o.Ready && s.rounds() > w.armedRounds
 	if s.rounds() > 0 && !refreshed && w.due(s.Now(), interval) == 0 {
 		_, err := s.countDirty(ctx)
 		switch {
@@ -84,10 +85,10 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 	since := s.roundEnd()
 	s.moment = migration.ChooseMoment(migration.MomentInput{
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
-		Armed: armed, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
+		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
 	})
-	if armed {
+	if o.Ready {
 		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
 			"freeze", s.moment.Freeze, "round", s.moment.Round, "pause", s.moment.Pause, "waited", s.moment.Waited)
 	}

@@ -87,7 +87,17 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
 	failpoint.At("source-round-done")
-	return s.publish(ctx)
+	if s.standby == nil {
+		return s.publish(ctx)
+	}
+	// The freeze is next: the world is told, and not waited for.
+	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
+	if _, err := onVolume(ctx, &s.sessionBase, timeout, "let the final dump build on the round", func(context.Context) (struct{}, error) {
+		return struct{}{}, s.standby.rebase(images.Parent(int(k) + 1))
+	}); err != nil {
+		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
+	}
+	return nil
 }
 
 // sameContainers: what is in the image set is of the containers that run now.
@@ -196,6 +206,7 @@ func (s *sourceSession) container(c runtime.Container) *v1alpha1.SourceContainer
 func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 	s.convergence = migration.Converge(s.preCopyInput(m))
 	c := s.convergence
+	converged := s.report.State == v1alpha1.SourceConverged || s.report.State == v1alpha1.SourceReady
 	s.report.Convergence = &v1alpha1.ConvergenceStatus{
 		Verdict: c.Verdict, Reason: c.Reason, Message: c.Message,
 		PredictedDowntime:       &metav1.Duration{Duration: c.Predicted},
@@ -207,16 +218,18 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 	switch {
 	case c.Verdict == v1alpha1.VerdictThrottle:
 		s.event(m, evThrottled, c.Message)
-		s.report.State = v1alpha1.SourcePreCopying
-	case c.Verdict == v1alpha1.VerdictSwitch:
-		if s.report.State != v1alpha1.SourceConverged {
-			s.event(m, evConverged, c.Message)
+		if s.standby == nil {
+			s.report.State = v1alpha1.SourcePreCopying
 		}
-		s.report.State = v1alpha1.SourceConverged
+	case c.Verdict == v1alpha1.VerdictSwitch:
+		if !converged {
+			s.event(m, evConverged, c.Message)
+			s.report.State = v1alpha1.SourceConverged
+		}
 	case c.Verdict == v1alpha1.VerdictStalled:
 		s.event(m, evStalled, c.Message)
 		s.report.State = v1alpha1.SourceStalled
-	case s.report.State != v1alpha1.SourceConverged:
+	case !converged:
 		s.report.State = v1alpha1.SourcePreCopying
 	}
 }

@@ -28,13 +28,9 @@ type finalDump struct {
 	fileBytes int64
 }
 
-// switchover freezes the pod once the dumps stand ready, writes the last difference
-// and publishes its digest. Everything between the freeze and the publication is
-// downtime, so all that can be done before is done before.
-//
-// Until the digest is published nobody can commit, so a failure before lets the
-// source go on at once. After the attempt to publish only the register decides.
-func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) error {
+// standBy starts the final dumps of a source that was armed. The pod runs on, and each
+// dump waits for the freeze before it looks at a task.
+func (s *sourceSession) standBy(ctx context.Context, m *v1alpha1.Migration) error {
 	if err := s.sameContainers(); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", err)
 	}
@@ -49,11 +45,46 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	if err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
 	}
-	f := &freeze{sourceSession: s, m: m, ctx: ctx}
-	if f.slow, err = s.throttles().get(s.uid); err != nil {
-		return s.fail(ctx, m, v1alpha1.ReasonFreezeFailed, "", err)
+	limit := m.Spec.PreCopy.RoundTimeout.Duration
+	late := fmt.Errorf("runc and CRIU were not ready for the final dump within preCopy.roundTimeout (%s); the pod was not frozen; look at the node's load and the volume", limit)
+	s.standby = startStandby(ctx, dumps, limit, late, func(ctx context.Context, d *finalDump) (err error) {
+		d.stats, err = s.Node.Checkpointer.Dump(ctx, d.container, d.options)
+		return err
+	}, s.notify)
+	return nil
+}
+
+// awaitReady looks whether the dumps that were started have come to an end instead.
+func (s *sourceSession) awaitReady(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	if !s.standby.hasEnded() {
+		return again(dirtyInterval), nil
 	}
-	digest, bytes, failed, err := s.freezeAndDump(ctx, set, dumps, f)
+	err := s.standby.err
+	if err == nil {
+		err = errors.New("the final dump has ended before the freeze")
+	}
+	s.standby = nil
+	return now, s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
+}
+
+// dismissStandby ends dumps that stand ready and are not needed.
+func (s *sourceSession) dismissStandby() {
+	if s.standby != nil {
+		s.standby.dismiss(errDismissed)
+		s.standby = nil
+	}
+}
+
+// switchover freezes the pod, writes the last difference with the dumps that stand
+// ready, and publishes its digest. Everything between the freeze and the publication
+// is downtime, so all that can be done before is done before.
+//
+// Until the digest is published nobody can commit, so a failure before lets the
+// source go on at once. After the attempt to publish only the register decides.
+func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) error {
+	dumps := s.standby.dumps
+	f := &freeze{sourceSession: s, m: m, ctx: ctx, reason: v1alpha1.ReasonFinalDumpFailed}
+	digest, bytes, failed, err := s.freezeAndDump(ctx, f)
 	if err == nil {
 		f.record.Published = true
 		failed, err = v1alpha1.ReasonFreezeFailed, s.hold(f.record)
@@ -154,8 +185,6 @@ type freeze struct {
 	*sourceSession
 	m   *v1alpha1.Migration
 	ctx context.Context // of the switchover
-	// slow is what the pod is throttled to.
-	slow *throttled
 
 	// at is when it began, record what the node remembers of it, once held is set.
 	at     time.Time
@@ -171,10 +200,18 @@ type freeze struct {
 
 // begin freezes the pod. Every dump stands ready: what is done here first is what
 // would have to be undone if there was no dump.
-func (f *freeze) begin(context.Context) error {
+func (f *freeze) begin(dumps *standby) error {
 	failpoint.At("source-armed")
 	f.reason = v1alpha1.ReasonFreezeFailed
 	f.timeout, f.byProbes = migration.SwitchoverLimit(f.m.Spec.SwitchoverTimeout.Duration, f.report.ProbeBudget)
+	slow, err := f.throttles().get(f.uid)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.sameContainers(), dumps.of(f.containers)); err != nil {
+		f.reason = v1alpha1.ReasonSourceChanged
+		return err
+	}
 	f.record = f.sourceSession.record(f.m, time.Now().Add(f.timeout))
 	if err := f.hold(f.record); err != nil {
 		return err
@@ -211,7 +248,7 @@ func (f *freeze) begin(context.Context) error {
 	}
 	f.line.mark("frozen", f.Now())
 	// CRIU works within the tasks, and with their CPU time.
-	if err := f.giveCPUBack(ctx, f.slow); err != nil {
+	if err := f.giveCPUBack(ctx, slow); err != nil {
 		f.log.Error(err, "the dump is slowed down")
 	}
 	// Tell the world, but do not wait for it.
@@ -232,33 +269,25 @@ func (f *freeze) limited() (context.Context, context.CancelFunc) {
 // freezeAndDump is the hot path. It returns the manifest's digest and the
 // bytes of the whole image set, or the failure's typed reason with the error. It
 // ends soon after the deadline of the freeze.
-func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dumps []*finalDump, f *freeze) (digest string, bytes int64, reason string, err error) {
-	f.reason = v1alpha1.ReasonFinalDumpFailed
-	g, gctx := errgroup.WithContext(ctx)
-	all := newTogether(len(dumps), f.begin)
-	// A dump that has begun does not look at it any more.
-	limit := f.m.Spec.PreCopy.RoundTimeout.Duration
-	ready, cancel := context.WithTimeoutCause(gctx, limit, fmt.Errorf(
-		"runc and CRIU were not ready for the final dump within preCopy.roundTimeout (%s); the pod was not frozen; look at the node's load and the volume", limit))
+func (s *sourceSession) freezeAndDump(ctx context.Context, f *freeze) (digest string, bytes int64, reason string, err error) {
+	b := s.standby
+	s.standby = nil
+	set, err := s.set()
+	if err == nil {
+		err = f.begin(b)
+	}
+	if err != nil {
+		b.dismiss(err)
+		return "", 0, f.reason, err
+	}
+	b.release(f.record.Deadline)
+	limited, cancel := f.limited()
 	defer cancel()
-	for _, d := range dumps {
+	g, packing := errgroup.WithContext(limited)
+	g.Go(b.wait)
+	for _, d := range b.dumps {
 		g.Go(func() (err error) {
-			d.options.Freeze = func(ctx context.Context) (time.Time, error) {
-				if err := all.arrive(ctx); err != nil {
-					return time.Time{}, err
-				}
-				return f.record.Deadline, nil
-			}
-			d.stats, err = s.Node.Checkpointer.Dump(ready, d.container, d.options)
-			return err
-		})
-		g.Go(func() (err error) {
-			if !all.await(gctx) {
-				return nil // the dumps say why
-			}
-			ctx, cancel := context.WithDeadline(gctx, f.record.Deadline)
-			defer cancel()
-			d.fileBytes, err = bounded(ctx, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
+			d.fileBytes, err = bounded(packing, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
 				return s.Node.Files.Pack(ctx, d.container, d.filesDir)
 			})
 			return err
@@ -269,8 +298,6 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, set *images.Set, dump
 	}
 	failpoint.At("source-dumped")
 	f.line.mark("dumped", s.Now())
-	limited, cancel := f.limited()
-	defer cancel()
 	sealed, err := bounded(limited, &s.pending, string(s.uid), "seal the image set", set.Seal)
 	if err != nil {
 		return "", 0, v1alpha1.ReasonVolumeError, err

@@ -100,8 +100,17 @@ type DumpOptions struct {
 	// done while the container runs, programs started included. It freezes the
 	// container and returns the Deadline. After an error nothing was touched: the
 	// dump has ended with that error, and the chain is as good as before. Until it
-	// is called, the end of the call's context ends the dump likewise.
-	Freeze func(ctx context.Context) (deadline time.Time, err error)
+	// is called, the end of the call's context ends the dump likewise. While it is
+	// under way, pre-dumps of the container may be made.
+	Freeze func(ctx context.Context, d Standing) (deadline time.Time, err error)
+}
+
+// Standing is a final dump that waits for the freeze.
+type Standing interface {
+	// Rebase makes a dump with a parent build on another one, which is named like
+	// DumpOptions.Parent and holds a finished dump: a pre-dump that was made while it
+	// waited. To be called before Freeze returns; it works on the volume.
+	Rebase(parent string) error
 }
 
 // DumpStats are the measurements of a dump.

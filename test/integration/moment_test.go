@@ -51,6 +51,12 @@ const (
 
 // startWriter starts one that leaves so many MiB dirty after each round.
 func startWriter(t *testing.T, leaves int64, writes ...int64) *writer {
+	return startWriterLeaving(t, []int64{leaves}, writes...)
+}
+
+// startWriterLeaving starts one that leaves another amount after each round, and the
+// last one after all that follow.
+func startWriterLeaving(t *testing.T, leaves []int64, writes ...int64) *writer {
 	w := &writer{cluster: newCluster(t), now: time.Now(), writes: writes, lastStep: 1000, counted: make(chan struct{})}
 	n := w.node("n1")
 	n.mu.Lock()
@@ -58,7 +64,11 @@ func startWriter(t *testing.T, leaves int64, writes ...int64) *writer {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.container = c
-		c.SetMemory(1024*mib, leaves*mib)
+		var each []int64
+		for _, n := range leaves {
+			each = append(each, n*mib)
+		}
+		c.SetMemory(1024*mib, each...)
 	}
 	n.mu.Unlock()
 	n.now = func() time.Time { return w.pass(0) }
@@ -115,7 +125,7 @@ func (w *writer) count() {
 	}
 }
 
-func (w *writer) migrate() *v1alpha1.Migration {
+func (w *writer) migrate(changes ...func(*v1alpha1.Migration)) *v1alpha1.Migration {
 	w.t.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -123,6 +133,9 @@ func (w *writer) migrate() *v1alpha1.Migration {
 		// With the one round that may follow when it is armed, there are two.
 		m.Spec.PreCopy.MaxRounds = ptr.To(int32(1))
 		m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 20 * time.Second}
+		for _, change := range changes {
+			change(m)
+		}
 	})
 	return w.m.DeepCopy()
 }
@@ -161,7 +174,7 @@ func TestABurstWithoutAnEndIsNotWaitedFor(t *testing.T) {
 	w := startWriter(t, 8, append([]int64{256}, slices.Repeat([]int64{32}, 1000)...)...)
 	m := w.migrate()
 	_, counts, message := w.outcome(m)
-	if most := int(time.Second/(2*stepTakes)) + 2; counts > most || !strings.Contains(message, "waiting") {
+	if most := int(time.Second/(2*stepTakes)) + 2; counts > most || !strings.Contains(message, "wait") {
 		t.Errorf("counted %d times: %s", counts, message)
 	}
 }
@@ -182,6 +195,47 @@ func TestAPodWithoutBurstsIsFrozenAtOnce(t *testing.T) {
 			_, counts, message := w.outcome(m)
 			if counts > 2 || strings.Contains(message, "waited") || *m.Status.Source.Round != 1 {
 				t.Errorf("frozen after %d counts: %s", counts, message)
+			}
+		})
+	}
+}
+
+// A pod that has written a lot since it converged, while its target came up, is frozen
+// when a round has brought it within the target downtime again, or else as onStall says.
+func TestAnArmedPodIsFrozenWithinItsTarget(t *testing.T) {
+	for name, tc := range map[string]struct {
+		left    int64 // after the round that is made when it is armed
+		onStall v1alpha1.OnStallPolicy
+		want    v1alpha1.MigrationPhase
+	}{
+		"a round helps":             {8, v1alpha1.OnStallAbort, v1alpha1.PhaseSucceeded},
+		"no round does":             {900, v1alpha1.OnStallAbort, v1alpha1.PhaseFailed},
+		"no round does, it is told": {900, v1alpha1.OnStallStopAndCopy, v1alpha1.PhaseSucceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := startWriterLeaving(t, []int64{8, tc.left}, 900)
+			m := w.migrate(func(m *v1alpha1.Migration) {
+				m.Spec.PreCopy.OnStall = tc.onStall
+				// Of a GiB on a node that has learned nothing, 1.5 s are fixed.
+				m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 3 * time.Second}
+			})
+			w.awaitPhase(m, tc.want)
+			if *m.Status.Source.Round != 2 {
+				t.Errorf("%d rounds%s", *m.Status.Source.Round, describe(m))
+			}
+			if tc.want == v1alpha1.PhaseSucceeded {
+				w.runsOn("n2")
+				if final := m.Status.Source.Containers[0].FinalDump.MemoryBytes / mib; final > tc.left+8 {
+					t.Errorf("%d MiB were written while it was frozen", final)
+				}
+				return
+			}
+			if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonStalled || !strings.Contains(f.Message, "is above 3s") {
+				t.Errorf("failure %+v", f)
+			}
+			w.staysOnSource(w.pod, m)
+			if slices.Contains(w.node("n1").fake.Methods(), "Freeze") {
+				t.Error("it was frozen all the same")
 			}
 		})
 	}

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
@@ -41,26 +42,26 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	}
-	if o.Freeze != nil && !r.hasActionScript() {
+	if freeze := o.Freeze; freeze != nil && !r.hasActionScript() {
 		// Nobody has installed it on this node: runc's start is part of the freeze.
-		if o.Deadline, err = o.Freeze(ctx); err != nil {
-			return s, err
-		}
 		o.Freeze = nil
-	}
-	var wait *gate
-	if o.Freeze != nil {
-		if wait, err = newGate(); err != nil {
+		if o.Deadline, err = freeze(ctx, notBegun{&o}); err != nil {
 			return s, err
 		}
-		defer wait.close()
+	}
+	var wait *wire.Gate
+	if o.Freeze != nil {
+		if wait, err = wire.NewGate(); err != nil {
+			return s, err
+		}
+		defer wait.Close()
 	} else if err := r.requireFrozen(ctx, c); err != nil {
 		return s, err
 	}
 	// Every step that touches the volume can hang with it and cannot be
 	// cancelled: they are all left to a goroutine of their own, which ends when
 	// the volume is back and whose outcome then interests nobody.
-	a := &attempt{ended: make(chan struct{})}
+	a := &attempt{ended: make(chan struct{}), parent: o.Parent}
 	go func() {
 		defer close(a.ended)
 		a.stats, a.err = r.runDump(ctx, c, o, flags, a, wait)
@@ -94,17 +95,17 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 // freezeWhenReady lets the caller freeze the container when CRIU stands ready, and
 // then lets CRIU go on. After an error nothing of the dump is left, or will be as
 // soon as the volume answers.
-func (r *Runtime) freezeWhenReady(ctx context.Context, c runtime.Container, o runtime.DumpOptions, a *attempt, wait *gate) (time.Time, error) {
+func (r *Runtime) freezeWhenReady(ctx context.Context, c runtime.Container, o runtime.DumpOptions, a *attempt, wait *wire.Gate) (time.Time, error) {
 	deadline, err := func() (time.Time, error) {
-		if err := wait.await(ctx, a.ended); err != nil {
+		if err := wait.Await(ctx, a.ended); err != nil {
 			return time.Time{}, err
 		}
-		deadline, err := o.Freeze(ctx)
+		deadline, err := o.Freeze(ctx, standing{r.o.Host, o, a})
 		if err == nil {
 			err = r.requireFrozen(ctx, c)
 		}
 		if err == nil {
-			err = wait.open()
+			err = wait.Open()
 		}
 		return deadline, err
 	}()
@@ -120,11 +121,57 @@ func (r *Runtime) freezeWhenReady(ctx context.Context, c runtime.Container, o ru
 		}
 		err = errors.Join(err, kerr)
 	}
-	if errors.Is(err, errEnded) {
+	if errors.Is(err, wire.ErrEnded) {
 		err = a.err
 	}
 	return time.Time{}, err
 }
+
+// parentLink is where CRIU keeps the way to a dump's parent (criu/image.c). It makes
+// the link when it is started, and follows it when it dumps memory.
+const parentLink = "parent"
+
+// standing is a dump that CRIU has been started for.
+type standing struct {
+	host    *host.Host
+	options runtime.DumpOptions
+	attempt *attempt
+}
+
+func (s standing) Rebase(parent string) error {
+	if s.options.Parent == "" {
+		return errNoParent
+	}
+	d, err := s.host.Open(s.options.ImageDir, unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	link := filepath.Join(host.FDPath(d), parentLink)
+	if err := os.Remove(link); err != nil {
+		return err
+	}
+	if err := os.Symlink(parent, link); err != nil {
+		return noSpace(err)
+	}
+	s.attempt.mu.Lock()
+	defer s.attempt.mu.Unlock()
+	s.attempt.parent = parent
+	return nil
+}
+
+// notBegun is a dump for which nothing was started yet.
+type notBegun struct{ options *runtime.DumpOptions }
+
+func (n notBegun) Rebase(parent string) error {
+	if n.options.Parent == "" {
+		return errNoParent
+	}
+	n.options.Parent = parent
+	return nil
+}
+
+var errNoParent = errors.New("a dump without a parent was started, and gets none")
 
 func (r *Runtime) hasActionScript() bool {
 	f, err := r.o.Host.Open(r.o.ActionScript, unix.O_PATH, 0)
@@ -145,6 +192,8 @@ type attempt struct {
 
 	mu               sync.Mutex
 	began, abandoned bool
+	// parent that the dump builds on.
+	parent string
 }
 
 // await returns false when the deadline comes before the end.
@@ -184,7 +233,7 @@ func (a *attempt) abandon() bool {
 }
 
 // runDump does the work of Dump up to the check of what was written.
-func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions, flags map[string]bool, a *attempt, wait *gate) (runtime.DumpStats, error) {
+func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.DumpOptions, flags map[string]bool, a *attempt, wait *wire.Gate) (runtime.DumpStats, error) {
 	var s runtime.DumpStats
 	d, err := openDirs(r.o.Host, o)
 	if err != nil {
@@ -203,7 +252,8 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 	}
 	env := []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)}
 	if wait != nil {
-		env = append(env, wait.env()...)
+		ready, goOn := wait.Paths()
+		env = append(env, wire.EnvDumpReady+"="+ready, wire.EnvDumpGo+"="+goOn)
 	}
 	if err := ctx.Err(); err != nil {
 		return s, err // the last chance to give up with nothing touched
@@ -220,6 +270,9 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 	}
 	_, err = p.Wait()
 	if err == nil {
+		a.mu.Lock()
+		o.Parent = a.parent
+		a.mu.Unlock()
 		err = collect(d, o, final, &s)
 	}
 	// What CRIU counts as frozen is part of a pause that was there before.

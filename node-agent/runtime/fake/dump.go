@@ -69,12 +69,12 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 	if err := ctx.Err(); err != nil {
 		return runtime.DumpStats{}, err
 	}
-	if o.Freeze != nil {
+	if freeze := o.Freeze; freeze != nil {
 		var err error
-		if o.Deadline, err = o.Freeze(ctx); err != nil {
+		o.Freeze = nil
+		if o.Deadline, err = freeze(ctx, standing{&o}); err != nil {
 			return runtime.DumpStats{}, err
 		}
-		o.Freeze = nil
 	}
 	ctx = context.WithoutCancel(ctx)
 	if !o.Deadline.IsZero() {
@@ -83,6 +83,17 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 		defer cancel()
 	}
 	return r.dump(ctx, "Dump", k, o)
+}
+
+// standing is a dump that waits for the freeze.
+type standing struct{ options *runtime.DumpOptions }
+
+func (s standing) Rebase(parent string) error {
+	if s.options.Parent == "" {
+		return errors.New("a dump without a parent was started, and gets none")
+	}
+	s.options.Parent = parent
+	return nil
 }
 
 // Settle waits for the dump that is under way, which Dump of another agent may

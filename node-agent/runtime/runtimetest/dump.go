@@ -166,7 +166,7 @@ func testDumpFreezes(t *testing.T, n Node) {
 	w := n.Start(t)
 	preDump(t, n, w, 0)
 	o, frozenAt := n.options(1), uint64(0)
-	o.Freeze = func(ctx context.Context) (time.Time, error) {
+	o.Freeze = func(ctx context.Context, _ runtime.Standing) (time.Time, error) {
 		proceeds(t, w) // it runs until we say so
 		err := n.Freezer.Freeze(ctx, w.Info())
 		frozenAt = w.Progress(t)
@@ -184,6 +184,56 @@ func testDumpFreezes(t *testing.T, n Node) {
 	}
 }
 
+// The last round is made while the dump stands ready, and the dump builds on it.
+func testDumpOnALaterRound(t *testing.T, n Node) {
+	w := n.Start(t)
+	preDump(t, n, w, 0)
+	w.Dirty(t, some/2)
+	o := n.options(1)
+	o.ImageDir, o.WorkDir = o.ImageDir+"-final", o.WorkDir+"-final"
+	var round runtime.DumpStats
+	o.Freeze = func(ctx context.Context, d runtime.Standing) (time.Time, error) {
+		round = preDump(t, n, w, 1)
+		if err := d.Rebase(n.options(2).Parent); err != nil {
+			return time.Time{}, err
+		}
+		return time.Now().Add(limit), n.Freezer.Freeze(ctx, w.Info())
+	}
+	s, err := n.Checkpointer.Dump(step(t), w.Info(), o)
+	noError(t, "Dump", err)
+	t.Logf("round: %+v\nfinal: %+v", round, s)
+	frozen(t, n, w.Info(), true)
+	if parent, err := os.Readlink(filepath.Join(o.ImageDir, "parent")); err != nil || parent != n.options(2).Parent {
+		t.Errorf("it builds on %q: %v", parent, err)
+	}
+	if round.MemoryBytes < some/2 || s.PagesSkipped == 0 || s.MemoryBytes >= round.MemoryBytes {
+		t.Errorf("%d bytes in the round, %d in the final dump", round.MemoryBytes, s.MemoryBytes)
+	}
+	before := stands(t, w)
+	packed := filepath.Join(n.Volume, "files")
+	_, err = n.Files.Pack(step(t), w.Info(), packed)
+	noError(t, "Pack", err)
+	noError(t, "Kill", n.Killer.Kill(step(t), w.Info()))
+	restored := w.Restore(t, o.ImageDir, packed)
+	if now := proceeds(t, restored); now <= before {
+		t.Errorf("restored at %d, was frozen at %d", now, before)
+	}
+
+	// One that was started without a parent gets none.
+	o = n.options(0)
+	o.ImageDir += "-full"
+	o.Freeze = func(_ context.Context, d runtime.Standing) (time.Time, error) {
+		if d.Rebase(n.options(1).Parent) == nil {
+			t.Error("a full dump was given a parent")
+		}
+		return time.Time{}, errors.New("enough")
+	}
+	if _, err := n.Checkpointer.Dump(step(t), restored.Info(), o); err == nil {
+		t.Error("it was dumped all the same")
+	}
+	proceeds(t, restored)
+}
+
 // A dump that is not to be made after all has touched nothing.
 func testDumpNotFrozen(t *testing.T, n Node) {
 	w := n.Start(t)
@@ -191,7 +241,7 @@ func testDumpNotFrozen(t *testing.T, n Node) {
 	refused := errors.New("changed my mind")
 	o := n.options(1)
 	o.ImageDir += "-refused"
-	o.Freeze = func(context.Context) (time.Time, error) { return time.Time{}, refused }
+	o.Freeze = func(context.Context, runtime.Standing) (time.Time, error) { return time.Time{}, refused }
 	_, err := n.Checkpointer.Dump(step(t), w.Info(), o)
 	wantError(t, "Dump", err, refused)
 	frozen(t, n, w.Info(), false)
@@ -200,7 +250,7 @@ func testDumpNotFrozen(t *testing.T, n Node) {
 	// Frozen by nobody.
 	o = n.options(1)
 	o.ImageDir += "-running"
-	o.Freeze = func(context.Context) (time.Time, error) { return time.Now().Add(limit), nil }
+	o.Freeze = func(context.Context, runtime.Standing) (time.Time, error) { return time.Now().Add(limit), nil }
 	if _, err := n.Checkpointer.Dump(step(t), w.Info(), o); err == nil {
 		t.Error("Dump of a running container succeeded")
 	}
@@ -209,7 +259,7 @@ func testDumpNotFrozen(t *testing.T, n Node) {
 	ctx, cancel := context.WithCancel(t.Context())
 	o = n.options(1)
 	o.ImageDir += "-cancelled"
-	o.Freeze = func(ctx context.Context) (time.Time, error) {
+	o.Freeze = func(ctx context.Context, _ runtime.Standing) (time.Time, error) {
 		cancel()
 		<-ctx.Done()
 		return time.Time{}, ctx.Err()

@@ -90,6 +90,7 @@ func Run(t *testing.T, factory Factory) {
 		{"DumpStaysFrozen", testDumpStaysFrozen},
 		{"DumpFreezesWhenItIsReady", testDumpFreezes},
 		{"DumpThatIsNotToFreeze", testDumpNotFrozen},
+		{"DumpBuildsOnALaterRound", testDumpOnALaterRound},
 		{"DumpOutlastsItsContext", testDumpOutlastsContext},
 		{"DumpIsGivenUpAtItsDeadline", testDumpGivenUp},
 		{"SettleAwaitsADump", testSettle},
