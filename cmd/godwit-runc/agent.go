@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"godwit.dev/godwit/internal/wire"
@@ -21,6 +22,8 @@ const retryInterval = 100 * time.Millisecond
 type agentConn struct {
 	*net.UnixConn
 	in *wire.Reader
+	// sending is held while a message is sent.
+	sending sync.Mutex
 }
 
 func (c *agentConn) close() { _ = c.Close() }
@@ -67,7 +70,7 @@ func (w *wrapper) askOnce(ctx context.Context, req *wire.Request) (*agentConn, *
 	if err != nil {
 		return nil, nil, err
 	}
-	conn := &agentConn{uc, wire.NewReader(uc)}
+	conn := &agentConn{UnixConn: uc, in: wire.NewReader(uc)}
 	reply := &wire.Reply{}
 	deadline, _ := ctx.Deadline()
 	asked := *req
@@ -93,7 +96,9 @@ func (w *wrapper) askOnce(ctx context.Context, req *wire.Request) (*agentConn, *
 // the next one, which takes the create up where it was left: that an agent is
 // replaced costs the pod nothing. Only the time for parking bounds it, also when
 // the agent is there and silent.
-func (w *wrapper) park(ctx context.Context, conn *agentConn, req *wire.Request) (*agentConn, *wire.Reply, error) {
+//
+// What the agent wants to have prepared is begun at once, and it is told what came of it.
+func (w *wrapper) park(ctx context.Context, conn *agentConn, req *wire.Request, prepared *preparation) (*agentConn, *wire.Reply, error) {
 	ctx, cancel := context.WithDeadline(ctx, w.began.Add(w.limits.park))
 	defer cancel()
 	// An agent that parks and hangs up at once must not be asked without a pause.
@@ -115,6 +120,9 @@ func (w *wrapper) park(ctx context.Context, conn *agentConn, req *wire.Request) 
 		}
 		switch reply.Verdict {
 		case wire.Park:
+		case wire.Prepare:
+			to, began := conn, time.Now()
+			prepared.prepare(reply.Images, w.limits.park, func(err error) { to.tellPrepared(began, err, w.limits.report) })
 		case wire.Pass:
 			conn.close()
 			return nil, nil, fmt.Errorf("%w: it was parked and must not start from its image", errRefused)
@@ -137,13 +145,29 @@ func (c *agentConn) parked(ctx context.Context) (*wire.Reply, error) {
 	return reply, nil
 }
 
+// tellPrepared tells the agent what came of a preparation. One that has gone away does
+// not need it.
+func (c *agentConn) tellPrepared(began time.Time, cause error, limit time.Duration) {
+	res := wire.Result{Version: wire.Version, Prepared: true, Start: began, Duration: time.Since(began)}
+	if cause != nil {
+		res.Error = cause.Error()
+	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if c.SetWriteDeadline(time.Now().Add(limit)) == nil {
+		_ = wire.Write(c, &res)
+	}
+}
+
 // tell brings the agent the result of a restore: over the connection that the
 // order came over, or, when that agent has gone, to its successor.
 func (w *wrapper) tell(conn *agentConn, req *wire.Request, res *wire.Result) error {
+	conn.sending.Lock()
 	err := conn.SetWriteDeadline(time.Now().Add(w.limits.report))
 	if err == nil {
 		err = wire.Write(conn, res)
 	}
+	conn.sending.Unlock()
 	if err == nil {
 		return nil
 	}

@@ -36,7 +36,7 @@ type child struct {
 //     start anything any more.
 //   - Neither process becomes a subreaper: the restored init is a child of runc
 //     and, when that ends, of containerd's shim.
-func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (*child, error) {
+func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring, env []string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start runc: %w", err)
@@ -47,6 +47,7 @@ func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+configPath(im))
 	cmd.Env = append(cmd.Env, scriptEnv(rec, self)...)
+	cmd.Env = append(cmd.Env, env...)
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -70,9 +70,15 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 	if err != nil {
 		return w.withoutAgent(b, id, err)
 	}
+	prepared := &preparation{
+		begin: func(im *wire.Images) (*attempt, error) { return w.attempt(c, args, b, im, hold, true) },
+		warn:  func(message string) { _ = c.logWarning(message) },
+	}
+	// Before the hold ends: it shows that there may be a runc.
+	defer prepared.drop()
 	if reply.Verdict == wire.Park {
 		failpoint.At("wrapper-parked")
-		if conn, reply, err = w.park(ctx, conn, &req); err != nil {
+		if conn, reply, err = w.park(ctx, conn, &req, prepared); err != nil {
 			return false, err
 		}
 	}
@@ -81,7 +87,7 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 	case wire.Pass:
 		return true, nil
 	case wire.Restore:
-		return false, w.restore(ctx, c, args, b, conn, reply.Images, &req, hold)
+		return false, w.restore(ctx, c, args, b, conn, reply.Images, &req, hold, prepared)
 	case wire.Fail:
 		return false, fmt.Errorf("%w: %s: %s", errRefused, reply.Reason, reply.Message)
 	}

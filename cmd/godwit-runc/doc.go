@@ -16,6 +16,8 @@
 //   - delete first clears away what a restore that was killed has left.
 //   - without a verb, called by CRIU, it is the action script of its own restores:
 //     see script.
+//   - called “criu”, by the runc of a restore that is prepared, it stands in for CRIU
+//     until the order comes: see standIn.
 //   - gate is no verb of runc: it is the process of the init container that
 //     holds a target pod back. It waits for a signal.
 //

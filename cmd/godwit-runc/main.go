@@ -6,11 +6,17 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"godwit.dev/godwit/internal/wire"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if filepath.Base(os.Args[0]) == criuName {
+		os.Exit(standIn(os.Args))
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 func run(args []string) int {
 	if action := os.Getenv(envAction); action != "" && len(args) == 0 {

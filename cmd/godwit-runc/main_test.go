@@ -78,8 +78,17 @@ restore)
 	echo "CRIU's configuration: $(cat "$CRIU_CONFIG_FILE")" >> "$DIR/calls"
 	echo "descriptor 3 is $(readlink /proc/$$/fd/3)" >> "$DIR/calls"
 	mkdir "$root/$id"
+	if [ -n "$GODWIT_STANDIN_GO" ]; then
+		# What runc does until it has started CRIU, and CRIU's stand-in after that.
+		[ "$FAKE" != unprepared ] || { rm -r "$root/$id"; exit 1; }
+		ls "$(dirname "$(command -v criu)")" >> "$DIR/calls"
+		echo ready > "$GODWIT_STANDIN_READY"
+		read -r go < "$GODWIT_STANDIN_GO"
+		echo "told: $go" >> "$DIR/calls"
+		[ "$go" = go ] || { rm -r "$root/$id"; exit 1; }
+	fi
 	case "$FAKE" in
-	ok)
+	ok | unprepared)
 		sh -c 'exec sleep 300' < /dev/null > /dev/null 2>&1 3>&- &
 		pid=$!
 		[ -z "$CGROUP" ] || { mkdir -p "$CGROUP"; echo $pid > "$CGROUP/cgroup.procs"; }
@@ -287,9 +296,15 @@ func (r *rig) agent(replies ...wire.Reply) (results <-chan wire.Result, requests
 		if len(replies) == 0 || replies[len(replies)-1].Verdict != wire.Restore {
 			return
 		}
-		got := wire.Result{}
-		if in.Read(&got) == nil {
-			res <- got
+		for {
+			got := wire.Result{}
+			if in.Read(&got) != nil {
+				return
+			}
+			if !got.Prepared {
+				res <- got
+				return
+			}
 		}
 	}()
 	return res, req
@@ -300,6 +315,13 @@ func (r *rig) order(timeout time.Duration) wire.Reply {
 	return wire.Reply{Verdict: wire.Restore, Images: &wire.Images{
 		Dir: r.dir + "/images", WorkDir: r.dir + "/work", CRIUConfig: r.dir + "/criu.conf", Timeout: timeout,
 	}}
+}
+
+// prepare is the agent's order to prepare that.
+func (r *rig) prepare() wire.Reply {
+	reply := r.order(time.Minute)
+	reply.Verdict = wire.Prepare
+	return reply
 }
 
 // pidIn reads a process id that the fake runc wrote and has it killed at the end.

@@ -133,7 +133,7 @@ func readParent(pid int) (int, error) {
 
 func TestRestoredProcessGetsTheContainersStreams(t *testing.T) {
 	r := newRig(t, "ok")
-	must(t, os.WriteFile(r.rec.path, []byte(strings.Replace(fakeRunc, "ok)", "ok) echo out; echo err >&2; cat", 1)), 0o700))
+	must(t, os.WriteFile(r.rec.path, []byte(strings.Replace(fakeRunc, "ok | unprepared)", "ok) echo out; echo err >&2; cat", 1)), 0o700))
 	results, _ := r.agent(r.order(10 * time.Second))
 	cmd := r.self(t.Context(), nil, r.create()...)
 	var stdout, stderr bytes.Buffer

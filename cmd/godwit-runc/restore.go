@@ -7,10 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"godwit.dev/godwit/internal/failpoint"
@@ -23,9 +20,9 @@ var errRestore = errors.New("restore failed")
 // restore restores the container from the images and tells the agent how it
 // went. When it returns an error nothing of the container is left on the node,
 // or the error says what is.
-func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundle, conn *agentConn, im *wire.Images, req *wire.Request, hold *wire.Hold) error {
+func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundle, conn *agentConn, im *wire.Images, req *wire.Request, hold *wire.Hold, prepared *preparation) error {
 	res := &wire.Result{Version: wire.Version, Start: time.Now()}
-	err := w.tryRestore(ctx, c, a, b, im, hold, res)
+	err := w.tryRestore(ctx, c, a, b, im, hold, prepared, res)
 	if err != nil {
 		res.Error = err.Error()
 	}
@@ -41,37 +38,37 @@ func (w *wrapper) restore(ctx context.Context, c command, a createArgs, b *bundl
 // tryRestore restores, and leaves on the node how it went: a mark when the
 // container has run, or may have, else a hold. Either says how the restore ended
 // and whether anything may be left.
-func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold, res *wire.Result) error {
+func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold, prepared *preparation, res *wire.Result) error {
 	if err := hold.Ordered(); err != nil {
 		return fmt.Errorf("%w: %w", errRestore, err)
 	}
-	rec, err := w.prepare(c, a, b, im, hold)
+	at, err := prepared.take(im)
 	if err != nil {
+		err = fmt.Errorf("%w: what was prepared could not be cleared away: %w", errRestore, err)
+		return errors.Join(err, hold.Failed(err, false))
+	}
+	if at == nil {
+		at, err = w.attempt(c, a, b, im, hold, false)
+	}
+	if at == nil {
 		err = fmt.Errorf("%w: %w", errRestore, err)
 		return errors.Join(err, hold.Failed(err, true))
 	}
-	// A process without such sockets is restored all the same.
-	undo, err := allowOldAddresses(b.network())
-	if err != nil {
-		_ = c.logWarning(err.Error())
-	}
-	defer func() {
-		if err := undo(); err != nil {
-			_ = c.logWarning(err.Error())
-		}
-	}()
+	defer at.close()
 	// From here on there is something to clear away.
-	log := c.markLog()
 	failpoint.At("wrapper-restore")
-	p, err := w.runRestore(ctx, c, a, hold, im, rec)
+	var p initProcess
+	if err == nil {
+		p, err = at.finish(ctx)
+	}
 	if err == nil {
 		res.PID, res.Duration = p.PID, time.Since(res.Start)
 		err = hold.Restored(res)
 	}
 	if err != nil {
 		res.PID, res.Duration = 0, time.Since(res.Start)
-		err = fmt.Errorf("%w: %w%s", errRestore, err, explain(err, log, im))
-		if cerr := w.clear(c, a.id, rec); cerr != nil {
+		err = fmt.Errorf("%w: %w", errRestore, at.explained(err))
+		if cerr := at.clear(); cerr != nil {
 			// The record stays: a delete or the agent tries again.
 			err = fmt.Errorf("%w; and it could not be cleared away: %w", err, cerr)
 			return errors.Join(err, hold.Failed(err, false))
@@ -126,32 +123,4 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 		return nil, err
 	}
 	return rec, writeMarkIn(w.restoringPath(a.id), rec)
-}
-
-// runRestore lets runc restore and marks the container.
-func (w *wrapper) runRestore(ctx context.Context, c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring) (initProcess, error) {
-	ctx, cancel := context.WithTimeout(ctx, im.Timeout)
-	defer cancel()
-	child, err := w.startRestore(c, a, hold, im, rec)
-	if err != nil {
-		return initProcess{}, err
-	}
-	if err := w.await(ctx, child, rec); err != nil {
-		return initProcess{}, err
-	}
-	failpoint.At("wrapper-restored")
-	data, err := os.ReadFile(a.pidFile)
-	if err != nil {
-		return initProcess{}, fmt.Errorf("pid file: %w", err)
-	}
-	p := initProcess{}
-	if p.PID, err = strconv.Atoi(strings.TrimSpace(string(data))); err != nil || p.PID <= 0 {
-		return initProcess{}, fmt.Errorf("pid file: %q", data)
-	}
-	// A process that has ended by now was restored all the same: it ran, and so
-	// the source must not go on. Then start fails, as with any such container.
-	if st, err := readStat(p.PID); err == nil {
-		p.StartTime = st.start
-	}
-	return p, writeMark(filepath.Join(rec.StateDir, restoredMark), p)
 }

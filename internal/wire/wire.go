@@ -5,8 +5,9 @@
 // agent: JSON, one message a line, over a unix socket that only root may open.
 //
 // A conversation is: the wrapper sends one Request; the agent answers with one
-// or more Replies. Pass and Fail end the conversation. Park means: wait, another
-// Reply follows. After Restore the wrapper restores, sends one Result and ends.
+// or more Replies. Pass and Fail end the conversation. Park and Prepare mean: wait,
+// another Reply follows; a Prepare is answered with a Result when it has been done.
+// After Restore the wrapper restores, sends one Result and ends.
 //
 // Either side may lose the other. A parked wrapper whose agent goes away asks
 // again with the same Request, marked as Parked; one that has restored for an
@@ -26,7 +27,7 @@ import (
 const (
 	// Version of the protocol. Both sides come out of the same image; a
 	// mismatch means a half-done upgrade and is an error.
-	Version = 2
+	Version = 3
 	// MaxMessage is the largest message in bytes.
 	MaxMessage = 64 << 10
 	// SocketName is the socket's name in the agent's run directory.
@@ -72,6 +73,10 @@ const (
 	Pass Verdict = "pass"
 	// Park: a container to be restored; wait for the next Reply.
 	Park Verdict = "park"
+	// Prepare: it will probably have to be restored from the images named in the
+	// Reply, which are not complete: do what can be done before, and make no process
+	// from them. Wait for the next Reply.
+	Prepare Verdict = "prepare"
 	// Restore: restore it from the images named in the Reply.
 	Restore Verdict = "restore"
 	// Fail: it must neither be restored nor started.
@@ -87,7 +92,7 @@ type Reply struct {
 	// Reason and Message explain a Fail.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
-	// Images describes what to restore, with verdict Restore.
+	// Images describes what to restore, with verdicts Prepare and Restore.
 	Images *Images `json:"images,omitempty"`
 }
 
@@ -103,9 +108,12 @@ type Images struct {
 	Timeout time.Duration `json:"timeout"`
 }
 
-// Result tells the agent how the restore went.
+// Result tells the agent how the restore went, or that a preparation has ended.
 type Result struct {
 	Version int `json:"version"`
+	// Prepared: nothing was restored; what Prepare has begun waits for the order now,
+	// or has failed with Error, and the restore will begin with the order.
+	Prepared bool `json:"prepared,omitempty"`
 	// PID of the restored init process; 0 when it failed.
 	PID int `json:"pid,omitempty"`
 	// Start of the restore and Duration until the processes ran.

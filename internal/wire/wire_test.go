@@ -22,6 +22,7 @@ func TestMessagesArriveAsSent(t *testing.T) {
 			Result: &Result{Version: Version, PID: 7, Start: start, Duration: time.Second}},
 		&Reply{Version: Version, Verdict: Noted},
 		&Reply{Version: Version, Verdict: Park},
+		&Reply{Version: Version, Verdict: Prepare, Images: &Images{Dir: "/i", WorkDir: "/w"}},
 		&Reply{Version: Version, Verdict: Fail, Reason: "ImageSetInvalid", Message: "two\nlines"},
 		&Reply{Version: Version, Verdict: Restore, Images: &Images{Dir: "/i", WorkDir: "/w", CRIUConfig: "/c", Timeout: time.Minute}},
 		&Result{Version: Version, PID: 7, Start: start, Duration: time.Second, Error: "x"},
@@ -53,12 +54,12 @@ func TestReadRefuses(t *testing.T) {
 		want error
 	}{
 		"nothing":          {"", io.EOF},
-		"half a message":   {`{"version":2`, io.ErrUnexpectedEOF},
-		"no newline":       {`{"version":2}`, io.ErrUnexpectedEOF},
+		"half a message":   {`{"version":3`, io.ErrUnexpectedEOF},
+		"no newline":       {`{"version":3}`, io.ErrUnexpectedEOF},
 		"no version":       {"{}\n", ErrVersion},
-		"newer version":    {`{"version":3}` + "\n", ErrVersion},
+		"newer version":    {`{"version":4}` + "\n", ErrVersion},
 		"endless line":     {strings.Repeat("x", MaxMessage+10), ErrTooLarge},
-		"line too long":    {strings.Repeat(" ", MaxMessage) + `{"version":2}` + "\n", ErrTooLarge},
+		"line too long":    {strings.Repeat(" ", MaxMessage) + `{"version":3}` + "\n", ErrTooLarge},
 		"nothing but text": {"hello\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -93,10 +94,10 @@ func TestWriteRefusesWhatReadWould(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte(`{"version":2,"verdict":"restore","images":{"dir":"/i","workDir":"/w","timeout":1}}` + "\n"))
-	f.Add([]byte(`{"version":2,"podUID":"u","containerName":"c"}` + "\n" + `{"version":2,"pid":1}` + "\n"))
-	f.Add([]byte(`{"version":2,"podUID":"u","containerName":"c","waited":5,"parked":true}` + "\n"))
-	f.Add([]byte(`{"version":2,"podUID":"u","waited":-1,"result":{"version":2,"error":"x","start":"2026-01-02T03:04:05Z","duration":1}}` + "\n"))
+	f.Add([]byte(`{"version":3,"verdict":"restore","images":{"dir":"/i","workDir":"/w","timeout":1}}` + "\n"))
+	f.Add([]byte(`{"version":3,"podUID":"u","containerName":"c"}` + "\n" + `{"version":3,"pid":1}` + "\n"))
+	f.Add([]byte(`{"version":3,"podUID":"u","containerName":"c","waited":5,"parked":true}` + "\n"))
+	f.Add([]byte(`{"version":3,"podUID":"u","waited":-1,"result":{"version":3,"error":"x","start":"2026-01-02T03:04:05Z","duration":1}}` + "\n"))
 	f.Add([]byte("\n\n\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, msg := range []versioned{&Request{}, &Reply{}, &Result{}} {

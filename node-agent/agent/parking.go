@@ -41,9 +41,10 @@ type parked struct {
 	mu   sync.Mutex
 	conn net.Conn
 
-	told   bool // Restore was sent
-	result *wire.Result
-	gone   bool
+	prepared bool // Prepare was sent
+	told     bool // Restore was sent
+	result   *wire.Result
+	gone     bool
 }
 
 func newParking(a *Agent) *parking {
@@ -123,16 +124,22 @@ func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
 		return err
 	}
 	p.agent.wakeTargets()
-	// The wrapper speaks again only when it has restored, or hangs up.
-	var res wire.Result
-	if err := r.Read(&res); err != nil {
-		return fmt.Errorf("parked create of %s: %w", req.ContainerName, err)
+	// The wrapper speaks again only when it has prepared, and restored, or hangs up.
+	for {
+		var res wire.Result
+		if err := r.Read(&res); err != nil {
+			return fmt.Errorf("parked create of %s: %w", req.ContainerName, err)
+		}
+		if res.Prepared {
+			ctrl.Log.WithName("parking").Info("a restore was prepared", "pod", req.PodUID, "container", req.ContainerName, "took", res.Duration, "error", res.Error)
+			continue
+		}
+		lot.mu.Lock()
+		lot.result = &res
+		lot.mu.Unlock()
+		p.agent.wakeTargets()
+		return nil
 	}
-	lot.mu.Lock()
-	lot.result = &res
-	lot.mu.Unlock()
-	p.agent.wakeTargets()
-	return nil
 }
 
 // consumed says whether the container's image set was used, so that it has run or
@@ -245,6 +252,25 @@ func (p *parking) ofPod(podUID string) []*parked {
 		}
 	}
 	return lots
+}
+
+// prepare tells the wrapper what it will probably have to restore, once. That it does
+// not arrive is no failure: a restore needs no preparation.
+func (l *parked) prepare(img wire.Images) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.prepared || l.told || l.gone {
+		return
+	}
+	l.prepared = true
+	_ = wire.Write(l.conn, wire.Reply{Version: wire.Version, Verdict: wire.Prepare, Images: &img})
+}
+
+// isPrepared says whether there is nothing to be told before the restore.
+func (l *parked) isPrepared() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.prepared || l.told || l.gone
 }
 
 // restore tells the wrapper to restore. Telling twice is harmless.

@@ -143,7 +143,7 @@ func (t *targetSession) observe(ctx context.Context, m *v1alpha1.Migration, pod 
 			o.SourceRounds = *s.Round
 		}
 	}
-	o.Parked, o.Restored = len(t.containers) > 0, len(t.containers) > 0
+	o.Parked, o.Restored, o.Prepared = len(t.containers) > 0, len(t.containers) > 0, true
 	for _, name := range t.containers {
 		f := t.createFacts(ctx, name, pod)
 		o.Parked = o.Parked && f.waiting
@@ -152,7 +152,9 @@ func (t *targetSession) observe(ctx context.Context, m *v1alpha1.Migration, pod 
 		o.RestoreBegun = o.RestoreBegun || f.marked || f.restoring || f.failed
 		o.Restoring = o.Restoring || f.restoring
 		o.RestoreFailed = o.RestoreFailed || f.failed
-		if l := t.parking.lot(t.podUID, name); f.waiting && l != nil {
+		l := t.parking.lot(t.podUID, name)
+		o.Prepared = o.Prepared && (l == nil || l.isPrepared())
+		if f.waiting && l != nil {
 			o.ParkExpired = o.ParkExpired || t.Now().Sub(l.since) > t.Timeouts.Park
 		} else if o.Handover == v1alpha1.HandoverCommitted && l == nil && !f.marked && t.cannotRestore(pod) {
 			o.RestoreFailed = true
@@ -204,6 +206,8 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 		t.giveBack(v1alpha1.ReasonParkTimeout, "parked too long")
 		return now, t.fail(ctx, m, v1alpha1.ReasonParkTimeout,
 			fmt.Errorf("the source was not ready within %s of the target; it goes on, try again", t.Timeouts.Park))
+	case migration.TargetPrepare:
+		return now, t.prepareRestore()
 	case migration.TargetCommit:
 		return now, t.commitAndRestore(ctx, m)
 	case migration.TargetRestore:

@@ -143,6 +143,21 @@ func (t *targetSession) unpack(ctx context.Context) error {
 // tellRestore lets the parked creates restore, within the limit each.
 func (t *targetSession) tellRestore(limit time.Duration) error {
 	t.treeGone = false // from here something may run
+	return t.tell(limit, (*parked).restore)
+}
+
+// prepareRestore lets the parked creates start what it takes to restore, up to the
+// point at which CRIU would be given the images. They are not complete, and nothing of
+// them is trusted: what runc reads of them now is held against what was verified.
+func (t *targetSession) prepareRestore() error {
+	return t.tell(t.Timeouts.Restore, func(l *parked, im wire.Images) error {
+		l.prepare(im)
+		return nil
+	})
+}
+
+// tell names the images to each parked create.
+func (t *targetSession) tell(limit time.Duration, tell func(*parked, wire.Images) error) error {
 	set, err := t.set()
 	if err != nil {
 		return err
@@ -165,7 +180,7 @@ func (t *targetSession) tellRestore(limit time.Duration) error {
 		if err != nil {
 			return err
 		}
-		errs = append(errs, l.restore(wire.Images{
+		errs = append(errs, tell(l, wire.Images{
 			Dir: dir, WorkDir: work, CRIUConfig: conf, Timeout: limit,
 		}))
 	}

@@ -115,8 +115,8 @@ func TestOnlyAMigrationOfThisPodOnThisNodeParksACreate(t *testing.T) {
 // lie nor that there are any.
 func TestAForgedPodIsToldNothing(t *testing.T) {
 	a := New(Config{NodeName: "n2", RunDir: t.TempDir(), Client: &api{migrations: []v1alpha1.Migration{targetOf("n2", "other", v1alpha1.PhaseSwitchingOver)}}})
-	said := converse(t, a, `{"version":2,"podUID":"`+tenantUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
-	if want := `{"version":2,"verdict":"pass"}` + "\n"; said != want {
+	said := converse(t, a, `{"version":3,"podUID":"`+tenantUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
+	if want := `{"version":3,"verdict":"pass"}` + "\n"; said != want {
 		t.Errorf("it was told %q, want %q", said, want)
 	}
 	if lots := a.parking.ofPod(tenantUID); len(lots) != 0 {

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
@@ -62,7 +63,9 @@ func TestAPodMoves(t *testing.T) {
 	if left, err := c.imagesLeft(); err != nil || len(left) > 0 {
 		t.Errorf("images left on the volume: %v %v", left, err)
 	}
-	if got := c.node("n2").verdicts(); !slices.Equal(got, []string{"park", "restore"}) {
+	// What is told in advance depends on who is faster.
+	got := slices.DeleteFunc(c.node("n2").verdicts(), func(v string) bool { return v == string(wire.Prepare) })
+	if !slices.Equal(got, []string{"park", "restore"}) {
 		t.Errorf("verdicts of the target's creates: %v", got)
 	}
 }

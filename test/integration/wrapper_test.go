@@ -107,10 +107,13 @@ func (w *simWrapper) verdict(ctx context.Context) (*wire.Reply, error) {
 			w.mu.Lock()
 			w.creates = append(w.creates, string(reply.Verdict))
 			w.mu.Unlock()
-			if reply.Verdict != wire.Park {
+			if reply.Verdict != wire.Park && reply.Verdict != wire.Prepare {
 				return reply, nil
 			}
 			w.req.Parked = true
+			if reply.Verdict == wire.Prepare && wire.Write(w.conn, &wire.Result{Version: wire.Version, Prepared: true}) != nil {
+				break // it notices with the next read
+			}
 			stop := context.AfterFunc(ctx, func() { _ = w.conn.Close() })
 			reply = &wire.Reply{}
 			err = w.in.Read(reply)

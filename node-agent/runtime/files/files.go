@@ -150,8 +150,9 @@ func isEmpty(root *os.Root) (bool, error) {
 }
 
 // Unpack applies what Pack wrote to the container whose root file system is
-// mounted at bundle/rootfs. The container has not started, so nothing moves
-// there meanwhile.
+// mounted at bundle/rootfs. The container has not started, but runc may be preparing
+// its restore, and have the pod's volumes mounted below the root file system for a
+// moment: what is written goes beneath them.
 func (f *Files) Unpack(ctx context.Context, dir, bundle string) error {
 	if err := f.unpackInto(ctx, path.Join(dir, RootfsName), path.Join(bundle, "rootfs"), true); err != nil {
 		return fmt.Errorf("unpack the root file system: %w", err)
@@ -213,7 +214,7 @@ func (f *Files) unpackInto(ctx context.Context, file, dest string, layer bool) e
 	if !fi.Mode().IsRegular() {
 		return hostile(runtime.RefusedArchive, "%s is not a regular file", file)
 	}
-	to, err := f.o.Host.Open(dest, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	to, err := f.o.Host.OpenAlone(dest)
 	if err != nil {
 		return err
 	}

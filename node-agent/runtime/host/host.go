@@ -114,6 +114,26 @@ func (h *Host) Open(name string, flag int, perm os.FileMode) (*os.File, error) {
 	}
 }
 
+// OpenAlone opens a directory of the node with the file system it is in and without
+// what is mounted below, now or later (open_tree(2)).
+func (h *Host) OpenAlone(dir string) (*os.File, error) {
+	var alone *os.File
+	err := h.Enter(func() error {
+		d, err := h.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		fd, err := unix.OpenTree(int(d.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+		if err != nil {
+			return &os.PathError{Op: "open_tree", Path: dir, Err: err}
+		}
+		alone = os.NewFile(uintptr(fd), dir)
+		return nil
+	})
+	return alone, err
+}
+
 // ReadFile reads a file of the node.
 func (h *Host) ReadFile(name string) ([]byte, error) {
 	f, err := h.Open(name, os.O_RDONLY, 0)

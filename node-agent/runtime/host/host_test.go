@@ -145,6 +145,54 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// What is written goes beneath what is mounted below.
+func TestOpenAlone(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: namespaces and mounts")
+	}
+	slash, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &Host{init: os.Getpid(), root: slash}
+	defer h.Close()
+	dir := t.TempDir()
+	below := filepath.Join(dir, "volume")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", below, "tmpfs", 0, ""); err != nil {
+		t.Skipf("cannot mount here: %v", err)
+	}
+	defer func() {
+		if err := unix.Unmount(below, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(below, "file")); err != nil {
+			t.Errorf("nothing is beneath the mount: %v", err)
+		}
+	}()
+	alone, err := h.OpenAlone(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alone.Close()
+	root, err := os.OpenRoot(FDPath(alone))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := root.WriteFile("volume/file", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(below, "file")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was written into the volume: %v", err)
+	}
+	if _, err := h.OpenAlone(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestAbsoluteLinksStayOnTheNode runs with a "node" whose root is a directory.
 func TestAbsoluteLinksStayOnTheNode(t *testing.T) {
 	dir := t.TempDir()
