@@ -7,6 +7,8 @@
 //
 //	bench                          measures, into artifacts/bench.json
 //	bench render [-o DIR] FILE...  DIR/benchmarks.md and its pictures, from results
+//	bench trace [-o FILE] FILE...  what the engine was given and what came of it, for the
+//	                               tests of internal/migration, from results
 //	bench plan                     what would be measured, and about how long it takes
 //
 // The environment says what is measured:
@@ -57,6 +59,8 @@ func command(ctx context.Context, args []string) error {
 	switch verb {
 	case "render":
 		return renderFiles(args[1:])
+	case "trace":
+		return traceFile(args[1:])
 	case "plan":
 		steps, err := chosen()
 		tellPlan(os.Stdout, steps)
