@@ -17,6 +17,8 @@ type RoundSample struct {
 	// Bytes of memory written, and how long the round took.
 	Bytes    int64
 	Duration time.Duration
+	// Frozen is how long the pod stood still for it.
+	Frozen time.Duration
 	// DirtyBytes is the memory dirtied again by the end of the round.
 	DirtyBytes int64
 }

@@ -91,9 +91,8 @@ const (
 	// patienceShare of every limit of the switchover can be spent on waiting.
 	patienceShare = 10
 	// worthShare and worthLeast: a shorter downtime counts when it is shorter by this
-	// part and by this much. It costs a round, which stops the pod for some
-	// milliseconds and makes the chain to restore longer, and predictions are off by
-	// about as much.
+	// part and by this much. It costs a round, which stops the pod and makes the chain to
+	// restore longer, and predictions are off by about as much. See worth.
 	worthShare = 10
 	worthLeast = 20 * time.Millisecond
 	// burstFactor: who writes so many times faster than in the calmest round writes in
@@ -136,7 +135,7 @@ func ChooseMoment(m MomentInput) Moment {
 	o := m.outlook(len(m.Samples) - 1)
 	c := Moment{Rate: bytesOf(o.rate), Freeze: o.freeze, Round: o.round, Pause: o.pause, Waited: m.waited()}
 	switch {
-	case !worth(o.freeze, o.pause):
+	case !m.worth(o.freeze, o.pause):
 		return c.is(MomentFreeze, MomentLittleToGain, c.after("%s dirty: another round would not make the freeze clearly shorter", bytesString(o.dirty)))
 	case m.Armed:
 		return m.chooseArmed(o, c)
@@ -178,7 +177,7 @@ func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 		}
 		spent += "; "
 	}
-	if worth(o.freeze, o.round) {
+	if m.worth(o.freeze, o.round) {
 		return c.is(MomentRound, MomentRoundPays, c.after("%sanother round takes %s out of the freeze", spent, bytesString(o.dirty)))
 	}
 	reason = MomentSteadyWriter

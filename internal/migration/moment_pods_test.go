@@ -82,7 +82,7 @@ func (s *switchover) round() {
 	took := roundCosts + transfer(bytes, volumeSpeed)
 	s.pass(took)
 	s.last = s.now
-	s.Rounds = append(s.Rounds, RoundSample{Bytes: bytes, Duration: took, DirtyBytes: int64(s.written)})
+	s.Rounds = append(s.Rounds, RoundSample{Bytes: bytes, Duration: took, Frozen: roundCosts / 3, DirtyBytes: int64(s.written)})
 	s.Samples, s.Refreshed = nil, s.Armed
 	s.count()
 }

@@ -16,7 +16,7 @@ import (
 func atRest(samples ...DirtySample) MomentInput {
 	m := MomentInput{PreCopy: preCopy(2*time.Second,
 		RoundSample{Bytes: 400 * mib, Duration: 4 * time.Second, DirtyBytes: 4 * mib},
-		RoundSample{Bytes: 4 * mib, Duration: 100 * time.Millisecond, DirtyBytes: mib}),
+		RoundSample{Bytes: 4 * mib, Duration: 100 * time.Millisecond, Frozen: 50 * time.Millisecond, DirtyBytes: mib}),
 		Samples: samples, Armed: true, Interval: 50 * time.Millisecond, Patience: 2 * time.Second}
 	m.Costs = costs(300*time.Millisecond, 0)
 	m.OnStall = v1alpha1.OnStallStopAndCopy
@@ -32,7 +32,7 @@ func steady(samples ...DirtySample) MomentInput {
 	m := atRest(samples...)
 	m.Rounds = []RoundSample{
 		{Bytes: 400 * mib, Duration: 4 * time.Second, DirtyBytes: 40 * mib},
-		{Bytes: 40 * mib, Duration: 500 * time.Millisecond, DirtyBytes: 5 * mib},
+		{Bytes: 40 * mib, Duration: 500 * time.Millisecond, Frozen: 50 * time.Millisecond, DirtyBytes: 5 * mib},
 	}
 	return m
 }
@@ -73,7 +73,7 @@ func TestChooseMoment(t *testing.T) {
 		"steady, a round just now":      {with(steady(dirty(0, 5)), func(m *MomentInput) { m.Refreshed = true }), MomentFreeze, MomentRefreshed, ""},
 		"steady in the same memory":     {with(steady(dirty(0, 100), dirty(1000, 105), dirty(1050, 105)), func(m *MomentInput) { m.Rounds[0].DirtyBytes, m.Rounds[1].DirtyBytes = 100*mib, 100*mib }), MomentFreeze, MomentLittleToGain, ""},
 		"steady, noisy counter":         {steady(dirty(0, 5), dirty(2000, 25), dirty(2050, 25), dirty(2100, 26)), MomentRound, MomentRoundPays, ""},
-		"steady, faster than in rounds": {steady(dirty(0, 5), dirty(2300, 465), dirty(2350, 475)), MomentFreeze, MomentSteadyWriter, "writes 200Mi/s, and another round"},
+		"steady, faster than in rounds": {with(steady(dirty(0, 5), dirty(2300, 465), dirty(2350, 475)), func(m *MomentInput) { m.Rounds[0].DirtyBytes, m.Rounds[1].DirtyBytes = 4*mib, 4*mib }), MomentFreeze, MomentSteadyWriter, "writes 200Mi/s, and another round"},
 		"in a burst":                    {with(atRest(burst...), armed), MomentWait, MomentBurst, "writes 200Mi/s just now"},
 		"burst goes on":                 {later(dirty(5350, 91), dirty(5400, 101)), MomentWait, MomentBurst, ""},
 		"a hiccup is no pause":          {later(dirty(5350, 91), dirty(5400, 91)), MomentWait, MomentBurst, ""},

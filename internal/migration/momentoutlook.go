@@ -82,9 +82,17 @@ func (m MomentInput) frozenAfter(written, final float64, bandwidth int64) time.D
 	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
 }
 
-// worth: the second downtime is clearly shorter than the first.
-func worth(from, to time.Duration) bool {
-	return from-to >= max(from/worthShare, worthLeast)
+// worth: the second downtime, which takes another round, is clearly shorter than the
+// first. While nothing presses, that is a part of the whole downtime: there may be many
+// such rounds. The last one before the freeze has to save a part of what memory makes
+// of the downtime, and more than the time for which it stops the pod itself: most of
+// a downtime may be the restore, which no round makes shorter.
+func (m MomentInput) worth(from, to time.Duration) bool {
+	if !m.Armed {
+		return from-to >= max(from/worthShare, worthLeast)
+	}
+	memory := from - m.frozenAfter(0, 0, m.bandwidth())
+	return from-to >= max(memory/worthShare, worthLeast, m.Rounds[len(m.Rounds)-1].Frozen)
 }
 
 // pauseExpected says why it may pay to wait: there is a burst, whose end promises
@@ -93,7 +101,7 @@ func (m MomentInput) pauseExpected(o outlook) (reason string) {
 	switch {
 	case !o.known:
 		return MomentUnknownRate
-	case o.burst && o.lasted <= m.Patience && worth(min(o.freeze, o.round), o.pause):
+	case o.burst && o.lasted <= m.Patience && m.worth(min(o.freeze, o.round), o.pause):
 		return MomentBurst
 	}
 	return ""

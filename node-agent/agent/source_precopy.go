@@ -274,6 +274,7 @@ func roundSamples(containers []v1alpha1.SourceContainerStatus) []migration.Round
 			samples[i].Bytes += r.MemoryBytes
 			samples[i].DirtyBytes += r.DirtyBytes
 			samples[i].Duration = max(samples[i].Duration, r.Duration.Duration)
+			samples[i].Frozen = max(samples[i].Frozen, r.Frozen.Duration)
 		}
 	}
 	return samples
