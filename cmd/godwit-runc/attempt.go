@@ -82,8 +82,7 @@ func (at *attempt) makeGate() ([]string, error) {
 	}, nil
 }
 
-// settled returns when runc waits at the gate, or has failed: from then on nothing is
-// mounted below the root file system but for CRIU.
+// settled returns when runc waits at the gate, or, with the reason, has failed.
 func (at *attempt) settled(ctx context.Context) error {
 	if at.child == nil {
 		return errors.New("runc was not started")
