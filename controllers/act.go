@@ -38,6 +38,20 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 	switch d.Action {
 	case migration.CreateTarget:
 		return r.createTarget(ctx, w, d)
+	case migration.ReleaseSource:
+		return r.releaseSource(ctx, w, d)
+	case migration.Arm:
+		return r.arm(ctx, w, d)
+	case migration.DeletePlaceholder:
+		return d, r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+	case migration.MarkTarget:
+		return d, r.markTarget(ctx, w)
+	case migration.ReturnSource:
+		return d, r.returnSource(ctx, w)
+	case migration.SettleSource:
+		return d, r.settleSource(ctx, w)
+	case migration.CountTarget:
+		return d, r.countTarget(ctx, w)
 	case migration.DeleteSource:
 		return d, r.deletePod(ctx, w.Migration, w.source, mayDeleteSource)
 	case migration.DeleteTarget:
@@ -55,6 +69,11 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	}); err != nil {
 		return d, err
 	}
+	if migration.SameName(m) {
+		if missing, failure, err := r.rehearseSameName(ctx, w); err != nil || failure != nil || missing != "" {
+			return rehearsed(d, "copying memory", missing, failure), err
+		}
+	}
 	nodes, failure, err := r.candidates(ctx, m, w.source)
 	if err != nil {
 		return d, err
@@ -62,11 +81,23 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	if failure != nil {
 		return abort(failure), nil
 	}
+	if nodes, err = r.spread(ctx, m, nodes); err != nil {
+		return d, err
+	}
+	if len(nodes) == 0 {
+		d.Action, d.Message = migration.Wait, "copying memory; each node that could take the pod is the target of as many migrations as may go there"
+		d.RequeueAfter = migration.Deadline(m).Sub(w.Now) + time.Millisecond
+		return d, nil
+	}
 	hostnames := make([]string, len(nodes))
 	for i := range nodes {
 		hostnames[i] = nodes[i].Hostname()
 	}
-	pod := migration.BuildTargetPod(w.source, m, r.GateImage, r.GatePullPolicy, hostnames)
+	build := migration.BuildTargetPod
+	if migration.SameName(m) {
+		build = migration.BuildPlaceholder
+	}
+	pod := build(w.source, m, r.GateImage, r.GatePullPolicy, hostnames)
 	name := pod.Name
 	failpoint.At("manager-target-creating")
 	switch err := r.Client.Create(ctx, pod); {
@@ -97,10 +128,11 @@ func abort(f *v1alpha1.Failure) migration.Decision {
 	return migration.Decision{Action: migration.Abort, Phase: v1alpha1.PhaseRollingBack, Failure: f, Message: "rolling back: " + f.Message}
 }
 
-// mayDeleteSource: the register is committed and the target confirmed.
+// mayDeleteSource: the register is committed and the target confirmed, or the source
+// given up so that the target can have its name.
 func mayDeleteSource(live *v1alpha1.Migration, pod *corev1.Pod) bool {
 	return live.Status.Handover != nil && live.Status.Handover.State == v1alpha1.HandoverCommitted &&
-		live.Status.Phase == v1alpha1.PhaseCompleting &&
+		(live.Status.Phase == v1alpha1.PhaseCompleting || live.Status.Phase == v1alpha1.PhaseReplacing) &&
 		live.Status.Source != nil && live.Status.Source.PodUID == pod.UID
 }
 

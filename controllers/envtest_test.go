@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -102,6 +103,8 @@ func startServer() (stop func() error, err error) {
 		Scheme:                testScheme,
 		CRDDirectoryPaths:     []string{filepath.Join("..", "config", "crd", "bases")},
 		ErrorIfCRDPathMissing: true,
+		// The machine may be busy.
+		ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute,
 	}
 	env.ControlPlane.GetAPIServer().Path = apiServer
 	env.ControlPlane.Etcd = &envtest.Etcd{Path: etcd}

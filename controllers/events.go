@@ -41,6 +41,7 @@ var phaseEvents = map[v1alpha1.MigrationPhase]event{
 	v1alpha1.PhasePreparing:     {corev1.EventTypeNormal, "Preparing", "Preflight", theMigration},
 	v1alpha1.PhasePreCopying:    {corev1.EventTypeNormal, "PreCopying", "PreCopy", theMigration | theSource},
 	v1alpha1.PhaseSwitchingOver: {corev1.EventTypeNormal, "SwitchingOver", "Switchover", everyone},
+	v1alpha1.PhaseReplacing:     {corev1.EventTypeNormal, "Replacing", "Replace", everyone},
 	v1alpha1.PhaseCompleting:    {corev1.EventTypeNormal, "Completing", "Complete", everyone},
 	v1alpha1.PhaseRollingBack:   {corev1.EventTypeWarning, "RollingBack", "RollBack", everyone},
 	v1alpha1.PhaseSucceeded:     {corev1.EventTypeNormal, "Succeeded", "Finish", theMigration | theTarget},

@@ -26,6 +26,9 @@ func (r *MigrationReconciler) hold(ctx context.Context, m *v1alpha1.Migration) e
 
 // finish lets go of a finished Migration, and deletes it when its time is up.
 func (r *MigrationReconciler) finish(ctx context.Context, m *v1alpha1.Migration) (reconcile.Result, error) {
+	if err := r.undoLateRelease(ctx, m); err != nil {
+		return reconcile.Result{}, err
+	}
 	if err := r.patchFinalizer(ctx, m, controllerutil.RemoveFinalizer); err != nil {
 		return reconcile.Result{}, err
 	}

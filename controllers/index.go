@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -16,15 +17,23 @@ import (
 	"godwit.dev/godwit/internal/migration"
 )
 
-// indexPods finds Migrations by the name of either of their pods. The target's
+// IndexPods finds Migrations by the name of either of their pods. The target's
 // name is known before the target is, so its first event finds its way too.
-const indexPods = "godwit.dev/pods"
+const IndexPods = "godwit.dev/pods"
 
-func addIndexes(indexer client.FieldIndexer) error {
-	if err := indexer.IndexField(context.Background(), &v1alpha1.Migration{}, indexPods, podNames); err != nil {
+// IndexNode finds pods by the node they run on.
+const IndexNode = "spec.nodeName"
+
+// AddIndexes adds the indexes that the reconcilers and the webhooks list by.
+func AddIndexes(indexer client.FieldIndexer) error {
+	if err := indexer.IndexField(context.Background(), &v1alpha1.Migration{}, IndexPods, podNames); err != nil {
 		return fmt.Errorf("index Migrations by their pods: %w", err)
 	}
-	return nil
+	byNode := func(o client.Object) []string { return []string{o.(*corev1.Pod).Spec.NodeName} }
+	if err := indexer.IndexField(context.Background(), &corev1.Pod{}, IndexNode, byNode); err != nil {
+		return fmt.Errorf("index pods by their node: %w", err)
+	}
+	return addOwnerIndex(indexer)
 }
 
 func podNames(o client.Object) []string {
@@ -42,8 +51,10 @@ func (r *MigrationReconciler) migrationsOfPod(ctx context.Context, pod client.Ob
 		return nil
 	}
 	var requests []reconcile.Request
+	// A release may be stored when its Migration is over.
+	released := migration.ReleaseOf(pod.(*corev1.Pod)) != nil
 	for i := range list {
-		if !migration.Finished(list[i].Status.Phase) {
+		if released || !migration.Finished(list[i].Status.Phase) {
 			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: list[i].Namespace, Name: list[i].Name}})
 		}
 	}
@@ -53,7 +64,7 @@ func (r *MigrationReconciler) migrationsOfPod(ctx context.Context, pod client.Ob
 // byPod lists the Migrations that have a pod of this name on either side.
 func (r *MigrationReconciler) byPod(ctx context.Context, namespace, name string) ([]v1alpha1.Migration, error) {
 	var list v1alpha1.MigrationList
-	if err := r.Client.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{indexPods: name}); err != nil {
+	if err := r.Client.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{IndexPods: name}); err != nil {
 		return nil, fmt.Errorf("list the Migrations of pod %s: %w", name, err)
 	}
 	return list.Items, nil

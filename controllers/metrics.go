@@ -112,7 +112,7 @@ var inFlight = prometheus.NewDesc("godwit_migrations_in_flight", "Migrations tha
 
 var unfinishedPhases = []v1alpha1.MigrationPhase{
 	v1alpha1.PhasePending, v1alpha1.PhasePreparing, v1alpha1.PhasePreCopying,
-	v1alpha1.PhaseSwitchingOver, v1alpha1.PhaseCompleting, v1alpha1.PhaseRollingBack,
+	v1alpha1.PhaseSwitchingOver, v1alpha1.PhaseReplacing, v1alpha1.PhaseCompleting, v1alpha1.PhaseRollingBack,
 }
 
 // Describe implements prometheus.Collector.

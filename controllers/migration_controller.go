@@ -5,6 +5,7 @@ package controllers
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,18 +46,26 @@ type MigrationReconciler struct {
 	GatePullPolicy corev1.PullPolicy
 	// MaxConcurrentReconciles is how many Migrations are looked at side by side.
 	MaxConcurrentReconciles int
+	// Limits on migrations side by side.
+	Limits migration.Limits
+
+	// admission is held while a migration that waits is looked at, so that two do not
+	// take the same place; and while a target pod gets its candidates.
+	admission sync.Mutex
 }
 
 // SetupWithManager registers the reconciler and the indexes it needs.
 func (r *MigrationReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	if err := addIndexes(mgr.GetFieldIndexer()); err != nil {
+	if err := AddIndexes(mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("migration").
 		For(&v1alpha1.Migration{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfPod)).
-		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfNode), builder.WithPredicates(nodeLossChanges())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfOwner)).
+		Watches(&v1alpha1.Migration{}, handler.EnqueueRequestsFromMapFunc(r.waitingMigrations), builder.WithPredicates(placeChanges())).
+		Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.migrationsOfNode), builder.WithPredicates(nodeChanges())).
 		WithOptions(controller.Options{MaxConcurrentReconciles: r.MaxConcurrentReconciles}).
 		Complete(r)
 }
@@ -70,6 +79,10 @@ func (r *MigrationReconciler) Reconcile(ctx context.Context, req reconcile.Reque
 	log := ctrl.LoggerFrom(ctx).WithValues("uid", m.UID, "phase", m.Status.Phase)
 	ctx = ctrl.LoggerInto(ctx, log)
 
+	if r.takesPlace(m) {
+		r.admission.Lock()
+		defer r.admission.Unlock()
+	}
 	result, err := r.reconcile(ctx, m)
 	if apierrors.IsConflict(err) {
 		log.V(1).Info("decided on something outdated, looking again", "conflict", err.Error())

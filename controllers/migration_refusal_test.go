@@ -17,13 +17,24 @@ import (
 	"godwit.dev/godwit/internal/migration"
 )
 
-func (f *fixture) claim(name string, mode corev1.PersistentVolumeAccessMode) {
+func (f *fixture) claim(name string, mode corev1.PersistentVolumeAccessMode, bound string) {
 	f.Helper()
 	f.must(testClient.Create(f.ctx, &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Namespace: f.ns, Name: name},
-		Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{mode},
+		Spec: corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{mode}, VolumeName: bound,
 			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}},
 	}), "create claim %s", name)
+}
+
+// directory makes a PersistentVolume of a directory of the node.
+func (f *fixture) directory(name string) {
+	f.Helper()
+	f.must(testClient.Create(f.ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/srv"}}},
+	}), "create PersistentVolume %s", name)
 }
 
 func withClaim(name string) func(*corev1.Pod) {
@@ -37,7 +48,9 @@ func withClaim(name string) func(*corev1.Pod) {
 // What the API shows to be impossible fails at once, and leaves nothing behind.
 func TestControllerRefuses(t *testing.T) {
 	f := newFixture(t)
-	f.claim("one-node", corev1.ReadWriteOnce)
+	f.claim("one-node", corev1.ReadWriteOnce, "")
+	f.directory(f.ns + "-directory")
+	f.claim("directory", corev1.ReadWriteMany, f.ns+"-directory")
 	yes := true
 	for _, tc := range []struct {
 		name   string
@@ -47,10 +60,11 @@ func TestControllerRefuses(t *testing.T) {
 	}{
 		{"no-such-pod", nil, v1alpha1.MigrationSpec{PodName: "nobody"}, v1alpha1.ReasonSourcePodNotFound},
 		{"owned", func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "1", Controller: &yes}}
+			p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "web", UID: "1", Controller: &yes}}
 		}, v1alpha1.MigrationSpec{}, v1alpha1.ReasonOwnedPod},
 		{"host-network", func(p *corev1.Pod) { p.Spec.HostNetwork = true }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonHostNetwork},
 		{"claim-of-one-node", withClaim("one-node"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
+		{"claim-of-a-directory", withClaim("directory"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
 		{"missing-claim", withClaim("nowhere"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
 		{"no-other-arm-node", func(p *corev1.Pod) { p.Spec.NodeName = "arm" }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonNoEligibleNode},
 		{"unknown-source-node", func(p *corev1.Pod) { p.Spec.NodeName = "elsewhere" }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonSourceNodeNotReady},
@@ -102,7 +116,7 @@ func TestPodThatDoesNotRunIsRefused(t *testing.T) {
 
 func TestSharedClaimMayMove(t *testing.T) {
 	f := newFixture(t)
-	f.claim("shared", corev1.ReadWriteMany)
+	f.claim("shared", corev1.ReadWriteMany, "")
 	f.runningPod("redis", withClaim("shared"))
 	f.create("m", v1alpha1.MigrationSpec{PodName: "redis"})
 	f.toPreCopying("m")

@@ -21,15 +21,26 @@ import (
 type world struct {
 	migration.Observation
 	source, target *corev1.Pod
+	// placeholder of a pod that keeps its name; only from the phase Replacing on.
+	placeholder *corev1.Pod
+	// owner is the pod's workload controller, ownerObject what it is now; nil when
+	// there is none.
+	owner       *v1alpha1.OwnerStatus
+	ownerObject client.Object
 	// nodeUID of the target's Node, to be recorded; empty when it is, or may not
 	// be any more.
 	nodeUID types.UID
+	// policy that holds for the source, to be recorded; nil when it is.
+	policy *v1alpha1.EffectivePolicy
 }
 
 // observe gathers what Decide looks at.
 func (r *MigrationReconciler) observe(ctx context.Context, m *v1alpha1.Migration) (*world, error) {
 	w := &world{Observation: migration.Observation{Now: r.Clock.Now(), Migration: m}}
-	var err error
+	pods, err := r.podsBeside(ctx, m)
+	if err != nil {
+		return nil, err
+	}
 	if w.source, err = r.pod(ctx, m.Namespace, sourceRef(m)); err != nil {
 		return nil, err
 	}
@@ -38,14 +49,30 @@ func (r *MigrationReconciler) observe(ctx context.Context, m *v1alpha1.Migration
 		return nil, err
 	}
 	w.Target = podFacts(w.target)
+	if err := r.observePlaceholder(ctx, w); err != nil {
+		return nil, err
+	}
+	if err := r.observeOwner(ctx, w, pods); err != nil {
+		return nil, err
+	}
 	w.Target.Started = started(w.target, m.Status.Target)
+	if m.Status.Policy == nil && w.source != nil {
+		p, err := PolicyOf(ctx, r.Client, w.source)
+		if err != nil {
+			return nil, err
+		}
+		w.policy = &p.Effective
+	}
 	if !begun(m) && w.source != nil {
 		if w.Conflict, err = r.conflict(ctx, m, w.source); err != nil {
 			return nil, err
 		}
-		if w.Blocked, err = r.blocked(ctx, m, w.source); err != nil {
+		if w.Blocked, err = r.blocked(ctx, w); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.observeQueue(ctx, w); err != nil {
+		return nil, err
 	}
 	if err := r.observeNode(ctx, w); err != nil {
 		return nil, err
@@ -63,12 +90,12 @@ func begun(m *v1alpha1.Migration) bool {
 }
 
 // sourceRef is the recorded source pod, or, before it is recorded, whichever
-// pod has the name.
+// pod has the name; for an evacuation only the one that was to be evicted.
 func sourceRef(m *v1alpha1.Migration) v1alpha1.PodRef {
 	if m.Status.Source != nil && m.Status.Source.PodUID != "" {
 		return m.Status.Source.PodRef
 	}
-	return v1alpha1.PodRef{PodName: m.Spec.PodName}
+	return v1alpha1.PodRef{PodName: m.Spec.PodName, PodUID: types.UID(m.Labels[v1alpha1.LabelEvacuationOf])}
 }
 
 // targetPod is the recorded target pod, or one that was created for this very
@@ -76,6 +103,9 @@ func sourceRef(m *v1alpha1.Migration) v1alpha1.PodRef {
 func (r *MigrationReconciler) targetPod(ctx context.Context, m *v1alpha1.Migration) (*corev1.Pod, error) {
 	if !begun(m) {
 		return nil, nil
+	}
+	if replaced(m) {
+		return r.successor(ctx, m)
 	}
 	if t := m.Status.Target; t != nil && t.PodUID != "" {
 		return r.pod(ctx, m.Namespace, t.PodRef)
@@ -124,25 +154,21 @@ func podFacts(pod *corev1.Pod) migration.PodFacts {
 	}
 }
 
-// started says whether kubelet has seen every application container of the
-// target run; one that has ended since did run. It must have been the container
+// started says whether kubelet has seen every container of the
+// target run, its sidecars included; one that has ended since did run. It must have been the container
 // that was restored, as far as the status says which: anything else that ran
 // would be a second copy, started from its image.
 func started(pod *corev1.Pod, t *v1alpha1.TargetStatus) bool {
 	if pod == nil {
 		return false
 	}
-	seen := map[string]bool{}
-	for i := range pod.Status.ContainerStatuses {
-		s := &pod.Status.ContainerStatuses[i]
-		seen[s.Name] = migration.HasRun(s, restoredID(t, s.Name))
-	}
-	for _, c := range pod.Spec.Containers {
-		if !seen[c.Name] {
+	all := migration.Containers(pod)
+	for _, c := range all {
+		if s := migration.ContainerStatus(pod, c.Name); s == nil || !migration.HasRun(s, restoredID(t, c.Name)) {
 			return false
 		}
 	}
-	return len(pod.Spec.Containers) > 0
+	return len(all) > 0
 }
 
 // restoredID is the runtime's id of a container that the target restores.

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
@@ -49,7 +50,8 @@ func before(a, b *v1alpha1.Migration) bool {
 
 // blocked says why the migration cannot begin, from what the API knows of the
 // pod, its volumes and the nodes.
-func (r *MigrationReconciler) blocked(ctx context.Context, m *v1alpha1.Migration, source *corev1.Pod) (*v1alpha1.Failure, error) {
+func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.Failure, error) {
+	m, source := w.Migration, w.source
 	refusals := migration.CheckPod(source)
 	claims, err := r.claims(ctx, source)
 	if err != nil {
@@ -58,6 +60,15 @@ func (r *MigrationReconciler) blocked(ctx context.Context, m *v1alpha1.Migration
 	refusals = append(refusals, migration.CheckVolumes(source, claims)...)
 	if len(refusals) > 0 {
 		return migration.Refusal(refusals), nil
+	}
+	if r := migration.ReleaseOf(source); r != nil && r.Migration != m.UID {
+		return &v1alpha1.Failure{Reason: v1alpha1.ReasonOwnedPod, Message: fmt.Sprintf(
+			"the pod was released from its %s %q by a Migration that was removed by force; put back the labels and the owner that its annotation %s lists, and remove the annotation", r.Owner.Kind, r.Owner.Name, v1alpha1.AnnotationRelease)}, nil
+	}
+	if w.owner != nil {
+		if failure, err := r.ownerBlocks(ctx, w); failure != nil || err != nil {
+			return failure, err
+		}
 	}
 	name := migration.TargetPodName(m)
 	other, err := r.pod(ctx, m.Namespace, v1alpha1.PodRef{PodName: name})
@@ -72,8 +83,8 @@ func (r *MigrationReconciler) blocked(ctx context.Context, m *v1alpha1.Migration
 	return failure, err
 }
 
-func (r *MigrationReconciler) claims(ctx context.Context, pod *corev1.Pod) (map[string]*corev1.PersistentVolumeClaim, error) {
-	claims := map[string]*corev1.PersistentVolumeClaim{}
+func (r *MigrationReconciler) claims(ctx context.Context, pod *corev1.Pod) (map[string]migration.Claim, error) {
+	claims := map[string]migration.Claim{}
 	for _, name := range migration.ClaimNames(pod) {
 		claim := &corev1.PersistentVolumeClaim{}
 		// Read live: a watch on all claims of the cluster for a few reads would
@@ -84,16 +95,41 @@ func (r *MigrationReconciler) claims(ctx context.Context, pod *corev1.Pod) (map[
 		case err != nil:
 			return nil, fmt.Errorf("read claim %s: %w", name, err)
 		default:
-			claims[name] = claim
+			c := migration.Claim{Claim: claim}
+			if c.Volume, err = r.volume(ctx, claim.Spec.VolumeName); err != nil {
+				return nil, err
+			}
+			claims[name] = c
 		}
 	}
 	return claims, nil
 }
 
+// volume reads a PersistentVolume; nil when there is none.
+func (r *MigrationReconciler) volume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	if name == "" {
+		return nil, nil
+	}
+	v := &corev1.PersistentVolume{}
+	err := r.APIReader.Get(ctx, types.NamespacedName{Name: name}, v)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read PersistentVolume %s: %w", name, err)
+	}
+	return v, nil
+}
+
 // candidates are the nodes that can take the pod, or why there are none.
 func (r *MigrationReconciler) candidates(ctx context.Context, m *v1alpha1.Migration, source *corev1.Pod) ([]migration.NodeInfo, *v1alpha1.Failure, error) {
+	return Candidates(ctx, r.Client, m, source)
+}
+
+// Candidates are the nodes that can take the Migration's pod, or why there are none.
+func Candidates(ctx context.Context, reader client.Reader, m *v1alpha1.Migration, source *corev1.Pod) ([]migration.NodeInfo, *v1alpha1.Failure, error) {
 	var list corev1.NodeList
-	if err := r.Client.List(ctx, &list); err != nil {
+	if err := reader.List(ctx, &list); err != nil {
 		return nil, nil, fmt.Errorf("list the nodes: %w", err)
 	}
 	here := migration.NodeInfo{Name: source.Spec.NodeName, Facts: v1alpha1.NodeFacts{NotReady: "there is no such node"}}

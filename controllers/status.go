@@ -61,6 +61,10 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 	now := metav1.NewMicroTime(w.Now.UTC().Truncate(time.Microsecond))
 	s.ObservedGeneration = m.Generation
 	followPods(s, w)
+	followOwner(s, w, d)
+	if s.Policy == nil {
+		s.Policy = w.policy
+	}
 	if d.Failure != nil {
 		s.Failure = d.Failure.DeepCopy()
 		s.Failure.Message = migration.Shorten(s.Failure.Message, maxMessage)
@@ -84,10 +88,12 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 		}
 	}
 	measure(s)
-	lost := migration.TargetLostCondition(m, d, w.Now)
+	lost, queued := migration.TargetLostCondition(m, d, w.Now), migration.QueuedCondition(m, d, w.Now)
 	s.Conditions = migration.Conditions(m, w.Now)
-	if lost != nil {
-		s.Conditions = append(s.Conditions, *lost)
+	for _, c := range []*metav1.Condition{lost, queued} {
+		if c != nil {
+			s.Conditions = append(s.Conditions, *c)
+		}
 	}
 }
 
@@ -106,8 +112,15 @@ func followPods(s *v1alpha1.MigrationStatus, w *world) {
 		if s.Target == nil {
 			s.Target = &v1alpha1.TargetStatus{}
 		}
-		if s.Target.PodUID == "" || s.Target.PodUID == w.target.UID {
+		switch {
+		case replaced(w.Migration):
+			followSuccessor(s.Target, w.target)
+		case s.Target.PodUID == "" || s.Target.PodUID == w.target.UID:
 			s.Target.PodRef = refOf(w.target)
+		}
+		if migration.SameName(w.Migration) && !replaced(w.Migration) {
+			ref := s.Target.PodRef
+			s.Placeholder = &ref
 		}
 		if s.Target.NodeUID == "" {
 			s.Target.NodeUID = w.nodeUID

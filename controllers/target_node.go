@@ -78,7 +78,7 @@ func targetStatus(m *v1alpha1.Migration) v1alpha1.TargetStatus {
 }
 
 // migrationsOfNode maps a node to the Migrations that have committed to it and
-// are not confirmed yet.
+// are not confirmed yet, and to those that wait: for a node, or to leave this one.
 func (r *MigrationReconciler) migrationsOfNode(ctx context.Context, node client.Object) []reconcile.Request {
 	var list v1alpha1.MigrationList
 	if err := r.Client.List(ctx, &list); err != nil {
@@ -88,19 +88,30 @@ func (r *MigrationReconciler) migrationsOfNode(ctx context.Context, node client.
 	var requests []reconcile.Request
 	for i := range list.Items {
 		m := &list.Items[i]
-		if committed(m) && !migration.Finished(m.Status.Phase) && targetOf(m).NodeName == node.GetName() {
+		if committed(m) && !migration.Finished(m.Status.Phase) && targetOf(m).NodeName == node.GetName() || m.Status.Phase == v1alpha1.PhasePending {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(m)})
 		}
 	}
 	return requests
 }
 
-// nodeLossChanges lets through what matters of a Node: that it comes and goes,
-// and whether it is lost. Kubelets write their Nodes all the time.
-func nodeLossChanges() predicate.Predicate {
+// nodeChanges lets through what matters of a Node: that it comes and goes, whether
+// it is lost, and whether it takes pods or is drained. Kubelets write their Nodes all the time.
+func nodeChanges() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e ctrlevent.UpdateEvent) bool {
 		was, ok1 := e.ObjectOld.(*corev1.Node)
 		is, ok2 := e.ObjectNew.(*corev1.Node)
-		return !ok1 || !ok2 || migration.TargetNodeOf(was) != migration.TargetNodeOf(is)
+		return !ok1 || !ok2 || migration.TargetNodeOf(was) != migration.TargetNodeOf(is) || use(was) != use(is)
 	}}
+}
+
+// nodeUse is what those that wait look at.
+type nodeUse struct {
+	leaving, takesPods bool
+	notReady           string
+}
+
+func use(node *corev1.Node) nodeUse {
+	info := migration.NodeInfoOf(node)
+	return nodeUse{leaving: migration.Leaving(node), takesPods: info.Schedulable, notReady: info.NotReady()}
 }

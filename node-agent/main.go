@@ -35,11 +35,11 @@ var version = "dev"
 
 // options are the command's flags and its pod's identity.
 type options struct {
-	nodeName, imagesDir, runDir, wrapper, guard string
-	metricsAddr, probeAddr                      string
-	installRuntime, cleanupOnUninstall          bool
-	podName, podNamespace                       string
-	logLevel                                    string
+	nodeName, imagesDir, runDir, restoreDir, wrapper, guard string
+	metricsAddr, probeAddr                                  string
+	installRuntime, cleanupOnUninstall                      bool
+	podName, podNamespace                                   string
+	logLevel                                                string
 }
 
 func main() {
@@ -55,6 +55,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.nodeName, "node-name", os.Getenv("NODE_NAME"), "name of the Node object this agent serves")
 	fs.StringVar(&o.imagesDir, "images-dir", "/var/lib/godwit/images", "where the shared volume is mounted in the agent's container")
 	fs.StringVar(&o.runDir, "run-dir", "/run/godwit", "directory of the node for the wrapper's socket, marks and work files")
+	fs.StringVar(&o.restoreDir, "restore-dir", "/dev/shm/godwit", "directory of the node, in memory, where what arrives of a pod is made one dump; empty: pods are restored from the shared volume")
 	fs.StringVar(&o.wrapper, "wrapper", "/usr/local/bin/godwit-runc", "the OCI runtime wrapper in the agent's image, copied to the node")
 	fs.StringVar(&o.guard, "guard", "/usr/local/bin/godwit-guard", "the guard in the agent's image, a plugin of containerd, copied to the node")
 	fs.StringVar(&o.metricsAddr, "metrics-bind-address", ":8080", "address of the metrics endpoint, 0 switches it off")
@@ -99,7 +100,14 @@ func serve(ctx context.Context, o options, node *node) error {
 	log := ctrl.Log.WithName("setup")
 	log.Info("starting", "version", version, "node", o.nodeName)
 	volume := &agent.Volume{Source: o.imagesDir, RunDir: o.runDir}
-	store, err := images.Open(volume.Path(), images.Options{StateDir: filepath.Join(o.runDir, "state"), Available: volume.Available})
+	local := o.restoreDir
+	if local != "" {
+		if err := images.CheckLocalDir(local, node.host.Path(local)); err != nil {
+			log.Error(err, "pods that arrive are restored from the shared volume")
+			local = ""
+		}
+	}
+	store, err := images.Open(volume.Path(), images.Options{StateDir: filepath.Join(o.runDir, "state"), LocalDir: local, Available: volume.Available})
 	if err != nil {
 		return err
 	}

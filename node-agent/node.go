@@ -26,6 +26,7 @@ import (
 	"godwit.dev/godwit/node-agent/runtime/inspect"
 	"godwit.dev/godwit/node-agent/runtime/network"
 	"godwit.dev/godwit/node-agent/runtime/nri"
+	"godwit.dev/godwit/node-agent/runtime/ties"
 )
 
 // node is the real node: the adapters the engine works with, and what has to
@@ -53,7 +54,8 @@ func openNode(ctx context.Context, o options) (*node, error) {
 		host: h, containerd: cd, guard: guard,
 		Node: agent.Node{
 			Finder: cd, Checkpointer: cr, Freezer: cg, Throttler: cg, Dirty: cr, Killer: cr, Guard: guard, Prober: cr,
-			Isolator: network.New(network.Options{}), Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
+			Isolator: network.New(network.Options{}), Separator: ties.New(ties.Options{Freezer: cg, Processes: cg.Processes}),
+			Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
 		},
 	}, nil
 }

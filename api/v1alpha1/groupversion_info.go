@@ -21,7 +21,7 @@ var (
 )
 
 func addKnownTypes(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &Migration{}, &MigrationList{})
+	s.AddKnownTypes(GroupVersion, &Migration{}, &MigrationList{}, &MigrationPolicy{}, &MigrationPolicyList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 }

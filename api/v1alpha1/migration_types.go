@@ -23,6 +23,25 @@ const (
 	OnStallThrottle OnStallPolicy = "Throttle"
 )
 
+// VolumePolicy says what becomes of a pod whose volumes only one node can have at a time.
+// +kubebuilder:validation:Enum=Reject
+type VolumePolicy string
+
+// VolumePolicyReject refuses to move it, before anything is touched.
+const VolumePolicyReject VolumePolicy = "Reject"
+
+// LogPolicy says what becomes of the containers' logs.
+// +kubebuilder:validation:Enum=Leave;CarryOver
+type LogPolicy string
+
+const (
+	// LogLeave leaves them with the source pod: the new pod's logs begin with what its
+	// containers write after the switchover, and the old ones go with the old pod.
+	LogLeave LogPolicy = "Leave"
+	// LogCarryOver copies them, so that the new pod's go on where the old pod's end.
+	LogCarryOver LogPolicy = "CarryOver"
+)
+
 // PreCopySpec tunes the iterative copying of memory while the pod runs.
 type PreCopySpec struct {
 	// maxRounds is the highest number of pre-copy rounds before the switchover.
@@ -86,8 +105,24 @@ type MigrationSpec struct {
 	// +optional
 	PreCopy PreCopySpec `json:"preCopy,omitempty"`
 
-	// timeout bounds the whole migration up to the commit. When it passes, the
-	// migration is rolled back and the source pod goes on.
+	// volumePolicy says what becomes of a pod with volumes that only one node can have
+	// at a time: claims that are ReadWriteOnce, or bound to a directory of a node. Reject
+	// refuses to move it and names the volume. Claims that several nodes can mount go
+	// on, emptyDirs travel, and what kubelet fills is the new pod's own.
+	// +kubebuilder:default=Reject
+	// +optional
+	VolumePolicy VolumePolicy `json:"volumePolicy,omitempty"`
+
+	// logPolicy says what becomes of the containers' logs (kubectl logs). Leave: the new
+	// pod's begin at the switchover. CarryOver: they are copied like volumes, those that
+	// kubelet has rotated away included, and the new pod's go on where they end.
+	// +kubebuilder:default=Leave
+	// +optional
+	LogPolicy LogPolicy `json:"logPolicy,omitempty"`
+
+	// timeout bounds the migration from when it begins up to the commit. When it
+	// passes, the migration is rolled back and the source pod goes on. One that waits
+	// for others to end fails after an hour, or after timeout if that is longer.
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="timeout must be positive"
 	// +kubebuilder:default="15m"
 	// +optional
@@ -105,6 +140,18 @@ type MigrationSpec struct {
 	// move, and nothing is touched.
 	// +optional
 	DryRun bool `json:"dryRun,omitempty"`
+
+	// cause is what the Migration was made for: Drain, User or Rebalance. It and
+	// priority say who goes first when migrations have to wait for each other.
+	// +kubebuilder:default=User
+	// +optional
+	Cause MigrationCause `json:"cause,omitempty"`
+
+	// priority among migrations that wait for the same cause; higher goes first.
+	// +kubebuilder:validation:Minimum=-1000
+	// +kubebuilder:validation:Maximum=1000
+	// +optional
+	Priority int32 `json:"priority,omitempty"`
 
 	// ttlSecondsAfterFinished deletes the Migration this long after it has
 	// finished. Unset keeps it.

@@ -16,6 +16,12 @@ const (
 	// target pod. containerd copies it into the container's OCI annotations,
 	// where it can only make the runtime wrapper refuse, never restore.
 	AnnotationMigration = "godwit.dev/migration"
+	// AnnotationRelease is on a source pod that was released from its workload
+	// controller, and holds what is needed to give it back (JSON).
+	AnnotationRelease = "godwit.dev/release"
+	// AnnotationRehearsal is on a pod that the manager creates as a dry run: the
+	// webhook is not to take it for what it says.
+	AnnotationRehearsal = "godwit.dev/rehearsal"
 	// AnnotationCancel, set to "true" on a Migration, asks for it to be cancelled.
 	AnnotationCancel = "godwit.dev/cancel"
 

@@ -20,6 +20,9 @@ const (
 	// NetworkUnavailable it is True when something is wrong. A migration that
 	// never was in doubt does not have it.
 	ConditionTargetLost = "TargetLost"
+	// ConditionQueued: the migration waits for others to end; its reason says which
+	// limit it waits for. One that never had to wait does not have it.
+	ConditionQueued = "Queued"
 )
 
 // Reasons of conditions that are not failures.
@@ -43,6 +46,16 @@ const (
 	// False: the target was heard of again, or the matter was decided.
 	ReasonTargetFound    = "TargetFound"
 	ReasonTargetResolved = "Resolved"
+	// Of Queued: which limit on migrations side by side is reached.
+	ReasonClusterLimit    = "ClusterLimit"
+	ReasonSourceNodeLimit = "SourceNodeLimit"
+	ReasonTargetNodeLimit = "TargetNodeLimit"
+	// ReasonVolumeBandwidthLimit: those that go on write as much to the volume as they may.
+	ReasonVolumeBandwidthLimit = "VolumeBandwidthLimit"
+	// Of Queued: no node takes the pod now; one may come.
+	ReasonNoNodeYet = "NoNodeYet"
+	// False: it has begun, or ended.
+	ReasonAdmitted = "Admitted"
 )
 
 // Failure reasons: why the controller gave up.
@@ -63,6 +76,14 @@ const (
 	ReasonTargetPodFailed        = "TargetPodFailed"
 	ReasonTargetPodGone          = "TargetPodGone"
 	ReasonStalled                = "Stalled"
+	// ReasonRolloutInProgress: the pod's Deployment has begun to replace it.
+	ReasonRolloutInProgress = "RolloutInProgress"
+	// ReasonOwnerChanged: the pod does not belong any more to the workload
+	// controller that it belonged to, or that one is gone or has ended.
+	ReasonOwnerChanged = "OwnerChanged"
+	// ReasonReplacementNotSteered: the workload controller has replaced the released
+	// source, and the admission webhook did not make the replacement the target.
+	ReasonReplacementNotSteered = "ReplacementNotSteered"
 	// ReasonTargetNodeLost: the target's node is known to be gone (its Node was
 	// deleted or made anew, or is tainted out-of-service) and nothing was ever
 	// restored there; the controller takes the commit back.
@@ -76,7 +97,6 @@ const (
 const (
 	ReasonOwnedPod              = "OwnedPod"
 	ReasonStaticPod             = "StaticPod"
-	ReasonMultipleContainers    = "MultipleContainers"
 	ReasonEphemeralContainers   = "EphemeralContainers"
 	ReasonHostNetwork           = "HostNetwork"
 	ReasonHostNamespaces        = "HostNamespaces"
@@ -87,22 +107,43 @@ const (
 	ReasonTerminal              = "Terminal"
 	ReasonExecSession           = "ExecSession"
 	ReasonVolumeNotPortable     = "VolumeNotPortable"
-	ReasonDevices               = "Devices"
-	ReasonHugePages             = "HugePages"
-	ReasonRuntimeNotSupported   = "RuntimeNotSupported"
-	ReasonMultipathTCP          = "MultipathTCP"
-	ReasonUnsupportedSocket     = "UnsupportedSocket"
-	ReasonIOUring               = "IOUring"
-	ReasonMessageQueue          = "MessageQueue"
-	ReasonPodAddressListener    = "PodAddressListener"
-	ReasonProcessTraced         = "ProcessTraced"
-	ReasonNoSpace               = "NoSpace"
-	ReasonImageNotPinned        = "ImageNotPinned"
-	ReasonCheckpointNotUsable   = "CheckpointNotUsable"
-	ReasonPreflightError        = "PreflightError"
+	// ReasonVolumeFileOpen: a file of a ConfigMap, a Secret or the like is open.
+	ReasonVolumeFileOpen = "VolumeFileOpen"
+	// ReasonFilesNotPortable: among the files that travel is one that cannot, or they
+	// are too many.
+	ReasonFilesNotPortable    = "FilesNotPortable"
+	ReasonDevices             = "Devices"
+	ReasonHugePages           = "HugePages"
+	ReasonRuntimeNotSupported = "RuntimeNotSupported"
+	ReasonMultipathTCP        = "MultipathTCP"
+	ReasonUnsupportedSocket   = "UnsupportedSocket"
+	ReasonIOUring             = "IOUring"
+	ReasonMessageQueue        = "MessageQueue"
+	ReasonPodAddressListener  = "PodAddressListener"
+	ReasonProcessTraced       = "ProcessTraced"
+	ReasonDescriptor          = "UnsupportedDescriptor"
+	ReasonNestedNamespace     = "NestedNamespace"
+	ReasonDeletedFile         = "DeletedFile"
+	ReasonForeignFile         = "ForeignFile"
+	ReasonLostWatch           = "LostWatch"
+	ReasonNoSpace             = "NoSpace"
+	ReasonImageNotPinned      = "ImageNotPinned"
+	ReasonCheckpointNotUsable = "CheckpointNotUsable"
+	ReasonPreflightError      = "PreflightError"
 	// ReasonProbeBudgetTooShort: a liveness or startup probe has less patience
 	// with a frozen container than any switchover needs.
 	ReasonProbeBudgetTooShort = "ProbeBudgetTooShort"
+	// ReasonPostStartHook: kubelet would run a container's postStart hook again.
+	ReasonPostStartHook = "PostStartHook"
+	// ReasonSidecarStartupProbe: kubelet creates what follows a sidecar only when its
+	// startup probe has succeeded, which it cannot before all are restored.
+	ReasonSidecarStartupProbe = "SidecarStartupProbe"
+	// ReasonForeignUnixPeer: a Unix socket is connected to something outside the pod, or
+	// to another container, and the connection could not be ended.
+	ReasonForeignUnixPeer = "ForeignUnixPeer"
+	// ReasonSharedWithContainer: two containers share memory, a pipe, or objects of
+	// System V IPC, each of which would be dumped with both.
+	ReasonSharedWithContainer = "SharedWithContainer"
 	// ReasonNotStarted: a startup probe has not succeeded yet.
 	ReasonNotStarted = "NotStarted"
 )
@@ -118,6 +159,8 @@ const (
 	ReasonSourceChanged   = "SourceChanged"
 	ReasonGateFailed      = "GateFailed"
 	ReasonParkTimeout     = "ParkTimeout"
+	// ReasonNotInTurn: a create of a container came before that of the pod's first one.
+	ReasonNotInTurn       = "NotInTurn"
 	ReasonImageSetInvalid = "ImageSetInvalid"
 	ReasonRestoreFailed   = "RestoreFailed"
 	ReasonAgentLost       = "AgentLost"

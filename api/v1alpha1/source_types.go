@@ -82,6 +82,13 @@ type SourceReport struct {
 	// +listMapKey=name
 	// +optional
 	Containers []SourceContainerStatus `json:"containers,omitempty"`
+	// volumes holds what was copied of the pod's emptyDirs: in the pre-copy rounds, what
+	// had changed, and at last, while the pod was frozen. A round in which nothing had
+	// changed has no entry.
+	// +listType=map
+	// +listMapKey=index
+	// +optional
+	Volumes []VolumesStatus `json:"volumes,omitempty"`
 	// frozenAt is when the freeze began.
 	// +optional
 	FrozenAt *metav1.MicroTime `json:"frozenAt,omitempty"`
@@ -203,6 +210,29 @@ type DumpStatus struct {
 	// bytes is everything written, images and file differences.
 	// +optional
 	Bytes int64 `json:"bytes,omitempty"`
+	// files is what was copied, beside the dump, of the container's root file system and
+	// of /dev/shm. Absent when nothing had changed.
+	// +optional
+	Files *FilesStatus `json:"files,omitempty"`
+}
+
+// FilesStatus is one copying of files.
+type FilesStatus struct {
+	// bytes written.
+	// +optional
+	Bytes int64 `json:"bytes,omitempty"`
+	// duration of looking for what has changed, and of writing it.
+	// +optional
+	Duration metav1.Duration `json:"duration,omitempty"`
+}
+
+// VolumesStatus is one copying of the pod's emptyDirs.
+type VolumesStatus struct {
+	// index of the pre-copy round. What was copied while the pod was frozen has the
+	// index of the round that would have been the next.
+	Index int32 `json:"index"`
+	// The measurements.
+	FilesStatus `json:",inline"`
 }
 
 // RoundStatus is one pre-copy round of one container.

@@ -9,7 +9,7 @@ import (
 )
 
 // MigrationPhase is where a migration stands. Only the controller writes it.
-// +kubebuilder:validation:Enum=Pending;Preparing;PreCopying;SwitchingOver;Completing;RollingBack;Succeeded;Failed;Cancelled
+// +kubebuilder:validation:Enum=Pending;Preparing;PreCopying;SwitchingOver;Replacing;Completing;RollingBack;Succeeded;Failed;Cancelled
 type MigrationPhase string
 
 const (
@@ -23,6 +23,10 @@ const (
 	// PhaseSwitchingOver: armed. The source agent freezes the pod and writes the
 	// last difference, the target agent commits and restores.
 	PhaseSwitchingOver MigrationPhase = "SwitchingOver"
+	// PhaseReplacing: of a pod that keeps its name, committed. The source pod is
+	// removed, its controller makes it again, and that pod is restored. Nothing is
+	// taken back any more.
+	PhaseReplacing MigrationPhase = "Replacing"
 	// PhaseCompleting: the target is confirmed; the source pod is removed.
 	PhaseCompleting MigrationPhase = "Completing"
 	// PhaseRollingBack: the source goes on, what was made for the target is removed.
@@ -80,17 +84,29 @@ const (
 	HandoverAborted HandoverState = "Aborted"
 )
 
+// Handoff is how a pod's name passes from the source to the target.
+// +kubebuilder:validation:Enum=SameName
+type Handoff string
+
+const (
+	// HandoffSameName: the name is the pod's identity, so the target can only be
+	// made when the source is gone. Until then a placeholder takes its place on the
+	// target's node.
+	HandoffSameName Handoff = "SameName"
+)
+
 // Handover is the register that decides who owns the running pod. It is empty
 // until the switchover is decided, is written with a resourceVersion
 // precondition, and so has one winner: empty → Committed (target agent) or
 // empty → Aborted (anyone). The target agent that committed may take it back
 // (Committed → Aborted) after it has proved that nothing of the restored process
 // tree runs; the controller may for two reasons only: the target's node is known
-// to be gone, or a person decided so. See docs/protocol.md.
+// to be gone, or a person decided so; and, of a pod that keeps its name, as long as
+// its source is not given up, that its controller would not make it again. See docs/protocol.md.
 //
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Aborted' || self == oldSelf",message="an aborted handover is final"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state == 'Aborted' || self == oldSelf",message="a committed handover can only be taken back"
-// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state != 'Aborted' || self.by == oldSelf.by || (self.by == 'controller' && has(self.reason) && self.reason in ['TargetNodeLost', 'ResolvedToSource'])",message="a commit is taken back by the agent that made it, or by the controller because of TargetNodeLost or ResolvedToSource"
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state != 'Aborted' || self.by == oldSelf.by || (self.by == 'controller' && has(self.reason) && self.reason in ['TargetNodeLost', 'ResolvedToSource', 'OwnerChanged', 'RolloutInProgress'])",message="a commit is taken back by the agent that made it, or by the controller because of TargetNodeLost, ResolvedToSource, OwnerChanged or RolloutInProgress"
 // +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && size(self.manifestDigest) > 0)",message="a commit names the manifest it verified"
 type Handover struct {
 	// state is the register's value.
@@ -192,9 +208,10 @@ type DowntimeStatus struct {
 // The rule that keeps its handover register from being cleared is on Migration,
 // because a rule here would not run when the whole status is removed.
 //
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || !has(oldSelf.phase) || !(oldSelf.phase in ['Completing', 'Succeeded'])",message="a commit cannot be taken back once the target is confirmed"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || !has(oldSelf.phase) || !(oldSelf.phase in ['Replacing', 'Completing', 'Succeeded'])",message="a commit cannot be taken back once the target is confirmed, or the source is given up for it"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'TargetNodeLost' || !has(oldSelf.target) || !has(oldSelf.target.restoredAt) && !has(oldSelf.target.startedAt) && (!has(oldSelf.target.state) || oldSelf.target.state != 'Restored')",message="the target has run: only a person can decide that the source goes on"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'ResolvedToSource' || has(self.resolution) && self.resolution.outcome == 'Accepted' && self.resolution.request in ['Source', 'ForceSource']",message="ResolvedToSource needs the accepted request in status.resolution"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || self.handover.by != 'controller' || !has(self.handover.reason) || !(self.handover.reason in ['OwnerChanged', 'RolloutInProgress']) || has(oldSelf.handoff) && oldSelf.handoff == 'SameName'",message="only the commit of a pod that keeps its name is taken back for its owner's sake"
 type MigrationStatus struct {
 	// observedGeneration is the generation of the spec this status is about.
 	// +optional
@@ -226,6 +243,18 @@ type MigrationStatus struct {
 	// target is the pod it becomes and what its node's agent reports.
 	// +optional
 	Target *TargetStatus `json:"target,omitempty"`
+	// handoff is SameName for a pod whose name is its identity; absent when the
+	// target has a name of its own. Written before anything is touched.
+	// +optional
+	Handoff Handoff `json:"handoff,omitempty"`
+	// placeholder is the pod that keeps the target's place while the source still
+	// has the name; only with handoff SameName. It is never restored into.
+	// +optional
+	Placeholder *PodRef `json:"placeholder,omitempty"`
+	// owner is the workload controller that the pod belongs to; absent when it has
+	// none.
+	// +optional
+	Owner *OwnerStatus `json:"owner,omitempty"`
 	// handover is the register that decides which side owns the running pod.
 	// +optional
 	Handover *Handover `json:"handover,omitempty"`
@@ -236,6 +265,10 @@ type MigrationStatus struct {
 	// downtime is the measured downtime; set when the target is confirmed.
 	// +optional
 	Downtime *DowntimeStatus `json:"downtime,omitempty"`
+	// policy is what the MigrationPolicies and the pod's own marks said about drains
+	// when the migration was accepted.
+	// +optional
+	Policy *EffectivePolicy `json:"policy,omitempty"`
 	// bytesTransferred is what went through the volume: all rounds, the final
 	// dump and the file differences.
 	// +optional

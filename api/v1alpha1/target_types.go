@@ -83,7 +83,12 @@ type TargetReport struct {
 	// A person decides then which side goes on.
 	// +optional
 	TreeGoneAt *metav1.MicroTime `json:"treeGoneAt,omitempty"`
-	// failure is set when the target agent gives up.
+	// failedRestores is how many restores of a pod that keeps its name have failed;
+	// each was seen to have left nothing, and was tried again.
+	// +optional
+	FailedRestores int32 `json:"failedRestores,omitempty"`
+	// failure is set when the target agent gives up, or says why the last of
+	// failedRestores failed.
 	// +optional
 	Failure *Failure `json:"failure,omitempty"`
 }

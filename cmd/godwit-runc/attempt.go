@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,9 +31,13 @@ type attempt struct {
 	gate *wire.Gate
 	// child is nil when it could not be started.
 	child *child
+	// lifted are limits that are to be put back; waits: runc has come to the gate.
+	lifted cgroupLimits
+	waits  bool
 }
 
-// attempt starts runc's restore, to wait at a gate if gated. Without an attempt nothing
+// attempt starts runc's restore, to wait at a gate if gated, or if there are limits to
+// lift once the cgroup is there. Without an attempt nothing
 // was begun; one that is returned with an error has to be cleared away.
 func (w *wrapper) attempt(c command, a createArgs, b *bundle, im *wire.Images, hold *wire.Hold, gated bool) (*attempt, error) {
 	rec, err := w.prepare(c, a, b, im, hold)
@@ -45,7 +50,7 @@ func (w *wrapper) attempt(c command, a createArgs, b *bundle, im *wire.Images, h
 		_ = c.logWarning(err.Error())
 	}
 	var env []string
-	if gated {
+	if gated || b.limited() || len(rec.PodLimits) > 0 {
 		if env, err = at.makeGate(); err != nil {
 			return at, err
 		}
@@ -91,20 +96,68 @@ func (at *attempt) settled(ctx context.Context) error {
 	if errors.Is(err, wire.ErrEnded) {
 		err = fmt.Errorf("%w: %s", err, at.reason())
 	}
+	if err == nil {
+		at.waits = true
+		at.lift()
+	}
 	return err
 }
 
-// finish lets runc go on and waits for its end, and returns the restored process.
+// ended is the error of an attempt that has not come to the gate, and is ended.
+func (at *attempt) ended(ctx context.Context, err error) error {
+	if at.hasEnded() {
+		return err
+	}
+	if ctx.Err() != nil {
+		err = errDeadline
+	}
+	return errors.Join(err, at.w.stop(at.child, at.rec))
+}
+
+// lift lifts the limits of the cgroup, which runc has made, and of the pod's. What is
+// limited is restored all the same.
+func (at *attempt) lift() {
+	own, err := limitsOf(at.rec.Cgroup)
+	if err == nil {
+		at.lifted = own
+		maps.Copy(at.lifted, at.rec.PodLimits)
+		err = at.lifted.lift()
+	}
+	if err != nil {
+		_ = at.c.logWarning(err.Error())
+	}
+}
+
+// impose puts the limits back, as soon as CRIU has ended.
+func (at *attempt) impose() {
+	if err := at.lifted.impose(); err != nil {
+		_ = at.c.logWarning(err.Error())
+	}
+	at.lifted = nil
+}
+
+// finish lets runc go on and waits for its end until ctx's, and returns the restored
+// process.
 func (at *attempt) finish(ctx context.Context) (initProcess, error) {
-	ctx, cancel := context.WithTimeout(ctx, at.im.Timeout)
-	defer cancel()
+	defer at.impose()
 	if at.gate != nil {
+		if !at.waits {
+			if err := at.settled(ctx); err != nil {
+				return initProcess{}, at.ended(ctx, err)
+			}
+		}
 		if err := at.gate.Open(); err != nil {
 			return initProcess{}, err
 		}
 	}
 	if err := at.w.await(ctx, at.child, at.rec); err != nil {
 		return initProcess{}, err
+	}
+	at.impose()
+	if at.im.Frozen {
+		if err := awaitFrozen(at.rec.Cgroup, at.w.limits.cleanup); err != nil {
+			return initProcess{}, err
+		}
 	}
 	failpoint.At("wrapper-restored")
 	data, err := os.ReadFile(at.a.pidFile)
@@ -152,6 +205,7 @@ func (at *attempt) clear() error { return at.w.clear(at.c, at.a.id, at.rec) }
 // discard ends an attempt that waits, and returns nil when nothing of it is left.
 func (at *attempt) discard() error {
 	at.close()
+	at.impose()
 	// CRIU's stand-in sees that, ends, and runc takes back what it has done.
 	if at.child != nil {
 		select {

@@ -46,15 +46,29 @@ type bundle struct {
 		Terminal bool `json:"terminal"`
 	} `json:"process"`
 	Root struct {
-		Path string `json:"path"`
+		Path     string `json:"path"`
+		Readonly bool   `json:"readonly"`
 	} `json:"root"`
 	Linux struct {
 		CgroupsPath string `json:"cgroupsPath"`
-		Namespaces  []struct {
+		Resources   struct {
+			CPU struct {
+				Quota int64 `json:"quota"`
+			} `json:"cpu"`
+			Memory struct {
+				Limit int64 `json:"limit"`
+			} `json:"memory"`
+		} `json:"resources"`
+		Namespaces []struct {
 			Type string `json:"type"`
 			Path string `json:"path"`
 		} `json:"namespaces"`
 	} `json:"linux"`
+}
+
+// limited says whether a restore could run into the container's limits.
+func (b *bundle) limited() bool {
+	return b.Linux.Resources.CPU.Quota > 0 || b.Linux.Resources.Memory.Limit > 0
 }
 
 func readBundle(dir string) (*bundle, error) {

@@ -75,7 +75,7 @@ func killCgroup(dir string, timeout time.Duration) error {
 	return awaitEmpty(dir, timeout)
 }
 
-// awaitEmpty waits for "populated 0"; the kernel wakes a poll when it changes.
+// awaitEmpty waits for "populated 0".
 func awaitEmpty(dir string, timeout time.Duration) error {
 	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -85,14 +85,29 @@ func awaitEmpty(dir string, timeout time.Duration) error {
 		return fmt.Errorf("%w: %w", errCgroup, err)
 	}
 	defer f.Close()
+	return awaitEvent(f, "populated 0", timeout, "processes are still alive in "+dir)
+}
+
+// awaitFrozen waits until the kernel says that all processes in the cgroup stand still.
+func awaitFrozen(dir string, timeout time.Duration) error {
+	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errCgroup, err)
+	}
+	defer f.Close()
+	return awaitEvent(f, "frozen 1", timeout, "not all processes stand still in "+dir)
+}
+
+// awaitEvent waits for a line of cgroup.events; the kernel wakes a poll when it changes.
+func awaitEvent(f *os.File, line string, timeout time.Duration, late string) error {
 	for deadline := time.Now().Add(timeout); ; {
-		populated, err := readPopulated(f)
-		if err != nil || !populated {
+		is, err := readEvent(f, line)
+		if err != nil || is {
 			return err
 		}
 		left := time.Until(deadline)
 		if left <= 0 {
-			return fmt.Errorf("%w: processes are still alive in %s", errCgroup, dir)
+			return fmt.Errorf("%w: %s", errCgroup, late)
 		}
 		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
 		if _, err := unix.Poll(fds, int(left.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
@@ -101,16 +116,17 @@ func awaitEmpty(dir string, timeout time.Duration) error {
 	}
 }
 
-func readPopulated(f *os.File) (bool, error) {
+// readEvent says whether a line is there. A cgroup that was removed meanwhile is empty.
+func readEvent(f *os.File, line string) (bool, error) {
 	buf := make([]byte, 256)
 	n, err := unix.Pread(int(f.Fd()), buf, 0)
 	switch {
-	case errors.Is(err, unix.ENODEV): // removed meanwhile
-		return false, nil
+	case errors.Is(err, unix.ENODEV) && line == "populated 0":
+		return true, nil
 	case err != nil:
 		return false, fmt.Errorf("%w: %w", errCgroup, err)
 	}
-	return !strings.Contains("\n"+string(buf[:n]), "\npopulated 0"), nil
+	return strings.Contains("\n"+string(buf[:n]), "\n"+line+"\n"), nil
 }
 
 // exists says whether the cgroup is there.

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -34,6 +36,10 @@ type child struct {
 //   - It inherits the hold, as descriptor 3, which CRIU's own socket replaces in
 //     its children: the agent sees the hold end only when neither of the two can
 //     start anything any more.
+//   - Its memory is not given huge pages, nor is that of its children (prctl(2),
+//     PR_SET_THP_DISABLE), until CRIU gives a process the setting that it had. CRIU fills
+//     memory before it says which of it is to have none, and with huge pages a process
+//     that was moved dirties 2 MiB with every byte it writes, and cannot be moved again.
 //   - Neither process becomes a subreaper: the restored init is a child of runc
 //     and, when that ends, of containerd's shim.
 func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wire.Images, rec *restoring, env []string) (*child, error) {
@@ -48,6 +54,16 @@ func (w *wrapper) startRestore(c command, a createArgs, hold *wire.Hold, im *wir
 	cmd.Env = append(cmd.Env, "CRIU_CONFIG_FILE="+configPath(im))
 	cmd.Env = append(cmd.Env, scriptEnv(rec, self)...)
 	cmd.Env = append(cmd.Env, env...)
+	if im.Frozen {
+		home, err := ownCgroup(w.cgroupRoot)
+		if err != nil {
+			return nil, fmt.Errorf("start runc: %w", err)
+		}
+		cmd.Env = append(cmd.Env, envHome+"="+home)
+	}
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		_ = c.logWarning("restoring with huge pages: " + err.Error()) // it runs all the same
+	}
 	ch := &child{cmd: cmd, ended: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

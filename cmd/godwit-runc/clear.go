@@ -38,7 +38,16 @@ func (w *wrapper) clear(c command, id string, rec *restoring) error {
 		return err
 	}
 	removeCgroup(c, rec.Cgroup)
+	rec.imposePodLimits(c)
 	return nil
+}
+
+// imposePodLimits gives the pod its limits back. Whether anything is left of the restore,
+// and so whether the source may go on, does not depend on them.
+func (rec *restoring) imposePodLimits(c command) {
+	if err := rec.PodLimits.impose(); err != nil {
+		_ = c.logWarning(err.Error())
+	}
 }
 
 // removeCgroup removes an empty cgroup that runc, having no state, cannot know
@@ -88,6 +97,7 @@ func (w *wrapper) beforeDelete(c command) error {
 	if err != nil || !found {
 		return err
 	}
+	rec.imposePodLimits(c)
 	// Marked as restored, and the hold has become the agent's mark: only the
 	// record was not taken away in time.
 	if !exists(filepath.Join(rec.StateDir, restoredMark)) || exists(rec.Hold) {

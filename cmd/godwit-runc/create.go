@@ -71,8 +71,9 @@ func (w *wrapper) create(c command) (forward bool, err error) {
 		return w.withoutAgent(b, id, err)
 	}
 	prepared := &preparation{
-		begin: func(im *wire.Images) (*attempt, error) { return w.attempt(c, args, b, im, hold, true) },
-		warn:  func(message string) { _ = c.logWarning(message) },
+		begin:    func(im *wire.Images) (*attempt, error) { return w.attempt(c, args, b, im, hold, true) },
+		warn:     func(message string) { _ = c.logWarning(message) },
+		patience: w.limits.cleanup,
 	}
 	// Before the hold ends: it shows that there may be a runc.
 	defer prepared.drop()

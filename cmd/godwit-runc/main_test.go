@@ -77,14 +77,17 @@ case "$verb" in
 restore)
 	echo "CRIU's configuration: $(cat "$CRIU_CONFIG_FILE")" >> "$DIR/calls"
 	echo "descriptor 3 is $(readlink /proc/$$/fd/3)" >> "$DIR/calls"
+	echo "huge pages: $(grep THP_enabled: /proc/$$/status)" >> "$DIR/calls"
 	mkdir "$root/$id"
 	if [ -n "$GODWIT_STANDIN_GO" ]; then
 		# What runc does until it has started CRIU, and CRIU's stand-in after that.
 		[ "$FAKE" != unprepared ] || { rm -r "$root/$id"; exit 1; }
 		ls "$(dirname "$(command -v criu)")" >> "$DIR/calls"
+		[ -z "$LIMITS" ] || { mkdir "$LIMITS/ctr"; echo 20000 100000 > "$LIMITS/ctr/cpu.max"; echo 4096 > "$LIMITS/ctr/memory.max"; echo max > "$LIMITS/ctr/memory.high"; }
 		echo ready > "$GODWIT_STANDIN_READY"
 		read -r go < "$GODWIT_STANDIN_GO"
 		echo "told: $go" >> "$DIR/calls"
+		[ -z "$LIMITS" ] || echo "limits: $(cat "$LIMITS/cpu.max" "$LIMITS/ctr/cpu.max" "$LIMITS/ctr/memory.max" | tr '\n' ' ')" >> "$DIR/calls"
 		[ "$go" = go ] || { rm -r "$root/$id"; exit 1; }
 	fi
 	case "$FAKE" in
@@ -93,6 +96,19 @@ restore)
 		pid=$!
 		[ -z "$CGROUP" ] || { mkdir -p "$CGROUP"; echo $pid > "$CGROUP/cgroup.procs"; }
 		letgo $pid
+		echo '{}' > "$root/$id/state.json"
+		printf %s $pid > "$pidfile" ;;
+	apart | apartlate)
+		# The container has processes of its own, and CRIU's are in its cgroup as well.
+		unshare --pid --fork --kill-child sleep 300 < /dev/null > /dev/null 2>&1 3>&- &
+		criu=$!
+		echo $criu > "$DIR/criu"
+		mkdir -p "$CGROUP"
+		until pid=$(cat /proc/$criu/task/$criu/children) && [ -n "$pid" ] && [ "$(readlink /proc/$pid/exe)" != "$(readlink /proc/$criu/exe)" ]; do sleep 0.01; done
+		pid=${pid% }
+		for p in $criu $pid; do echo $p > "$CGROUP/cgroup.procs"; done
+		letgo $pid
+		[ "$FAKE" = apart ] || exit 1
 		echo '{}' > "$root/$id/state.json"
 		printf %s $pid > "$pidfile" ;;
 	late)

@@ -46,6 +46,10 @@ type restoring struct {
 	Cgroup   string `json:"cgroup"`
 	StateDir string `json:"stateDir"`
 	Rootfs   string `json:"rootfs"`
+	// ReadonlyRoot: the container's root file system is read-only.
+	ReadonlyRoot bool `json:"readonlyRoot,omitempty"`
+	// PodLimits are those of the pod's cgroup, which are lifted for the restore.
+	PodLimits cgroupLimits `json:"podLimits,omitempty"`
 	// Hold is the create's hold, which is told when all is cleared away, and Mark
 	// what it becomes.
 	Hold string `json:"hold"`

@@ -131,6 +131,33 @@ func TestRestoreWithoutThePreparation(t *testing.T) {
 	}
 }
 
+// An order does not wait for longer than it says, for the source stands still.
+func TestOrderDoesNotWaitForAPreparationThatHangs(t *testing.T) {
+	r := newRig(t, "hang")
+	r.useCgroup()
+	r.w.limits.cleanup = 500 * time.Millisecond
+	results, _ := r.agent(wire.Reply{Verdict: wire.Park}, r.prepare(), r.order(300*time.Millisecond))
+	start := time.Now()
+	if err := r.w.Exec(r.create()); !errors.Is(err, errRestore) || !errors.Is(err, errDeadline) {
+		t.Fatalf("got %v", err)
+	}
+	if d := time.Since(start); d > r.w.limits.park/2 {
+		t.Errorf("it took %v", d)
+	}
+	for res := range results {
+		if !res.Prepared && res.Error == "" {
+			t.Errorf("the agent was told %+v", res)
+		}
+	}
+	gone(t, r.pidIn("criu"))
+	if h := r.holds(); len(h) != 1 || h[0].Alive || !h[0].Ordered || !h[0].Cleared || h[0].Error == "" {
+		t.Errorf("holds: %+v", h)
+	}
+	if exists(r.w.restoringPath(testID)) {
+		t.Error("the record of the restore is still there")
+	}
+}
+
 func TestWhatWasPreparedIsClearedAway(t *testing.T) {
 	for name, tc := range map[string]struct {
 		replies []wire.Reply
@@ -159,14 +186,7 @@ func TestWhatWasPreparedIsClearedAway(t *testing.T) {
 // A wrapper that is killed while it waits takes what it has prepared with it.
 func TestKilledWrapperLeavesNothingPrepared(t *testing.T) {
 	r := newRig(t, "ok")
-	l, err := wire.Listen(r.w.runDir)
-	must(t, err)
-	defer l.Close()
-	cmd := r.self(t.Context(), nil, r.create()...)
-	must(t, cmd.Start())
-	conn, err := l.Accept()
-	must(t, err)
-	defer conn.Close()
+	cmd, conn := r.startCreate()
 	in := wire.NewReader(conn)
 	must(t, in.Read(&wire.Request{}))
 	for _, reply := range []wire.Reply{{Verdict: wire.Park}, r.prepare()} {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,14 +71,7 @@ func TestErrorsGoToTheLogAlone(t *testing.T) {
 func TestKilledWrapperTakesRuncWithIt(t *testing.T) {
 	r := newRig(t, "stuck")
 	r.useCgroup()
-	l, err := wire.Listen(r.w.runDir)
-	must(t, err)
-	defer l.Close()
-	cmd := r.self(t.Context(), nil, r.create()...)
-	must(t, cmd.Start())
-	conn, err := l.Accept()
-	must(t, err)
-	defer conn.Close()
+	cmd, conn := r.startCreate()
 	order := r.order(time.Minute)
 	order.Version = wire.Version
 	must(t, wire.Write(conn, &order))
@@ -120,6 +114,20 @@ func TestKilledWrapperTakesRuncWithIt(t *testing.T) {
 	if h := r.holds(); len(h) != 1 || !h[0].Cleared {
 		t.Errorf("the agent cannot tell that nothing is left: %+v", h)
 	}
+}
+
+// startCreate starts a create as a process of its own, which has connected to the agent.
+func (r *rig) startCreate() (*exec.Cmd, net.Conn) {
+	r.t.Helper()
+	l, err := wire.Listen(r.w.runDir)
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = l.Close() })
+	cmd := r.self(r.t.Context(), nil, r.create()...)
+	must(r.t, cmd.Start())
+	conn, err := l.Accept()
+	must(r.t, err)
+	r.t.Cleanup(func() { _ = conn.Close() })
+	return cmd, conn
 }
 
 // readParent is the parent process's id.

@@ -42,10 +42,15 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 	if err := hold.Ordered(); err != nil {
 		return fmt.Errorf("%w: %w", errRestore, err)
 	}
-	at, err := prepared.take(im)
+	if im != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, im.Timeout)
+		defer cancel()
+	}
+	at, err := prepared.take(ctx, im)
 	if err != nil {
-		err = fmt.Errorf("%w: what was prepared could not be cleared away: %w", errRestore, err)
-		return errors.Join(err, hold.Failed(err, false))
+		err = fmt.Errorf("%w: %w", errRestore, err)
+		return errors.Join(err, hold.Failed(err, !errors.Is(err, errNotCleared)))
 	}
 	if at == nil {
 		at, err = w.attempt(c, a, b, im, hold, false)
@@ -63,7 +68,11 @@ func (w *wrapper) tryRestore(ctx context.Context, c command, a createArgs, b *bu
 	}
 	if err == nil {
 		res.PID, res.Duration = p.PID, time.Since(res.Start)
-		err = hold.Restored(res)
+		if im.Frozen {
+			err = hold.Frozen(res)
+		} else {
+			err = hold.Restored(res)
+		}
 	}
 	if err != nil {
 		res.PID, res.Duration = 0, time.Since(res.Start)
@@ -111,13 +120,16 @@ func (w *wrapper) prepare(c command, a createArgs, b *bundle, im *wire.Images, h
 	if err != nil {
 		return nil, err
 	}
-	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path, Hold: hold.Path(), Mark: hold.MarkPath()}
+	rec := &restoring{Cgroup: cgroup, StateDir: filepath.Join(c.root, a.id), Rootfs: b.Root.Path, ReadonlyRoot: b.Root.Readonly, Hold: hold.Path(), Mark: hold.MarkPath()}
 	// A failure ends whatever is in the cgroup: it must be ours alone.
 	if exists(rec.StateDir) {
 		return nil, fmt.Errorf("container %s exists already", a.id)
 	}
 	if exists(cgroup) {
 		return nil, fmt.Errorf("%w: %s exists already", errCgroup, cgroup)
+	}
+	if rec.PodLimits, err = limitsOf(filepath.Dir(cgroup)); err != nil {
+		return nil, err
 	}
 	if err := writeConfig(configPath(im), im.CRIUConfig); err != nil {
 		return nil, err

@@ -38,6 +38,7 @@ func TestCreateBecomesRestore(t *testing.T) {
 		"post-restore: " + r.w.runDir + "/creates/" + testPod + "/app/" + testID + " \npre-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",
 		"post-resume: " + r.w.runDir + "/restored/" + testPod + "/app \n",
 		// The hold, so that it ends only with runc.
+		"huge pages: THP_enabled:\t0",
 		"descriptor 3 is " + r.w.runDir + "/creates/",
 	} {
 		if !strings.Contains(r.calls(), want) {

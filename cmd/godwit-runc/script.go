@@ -24,6 +24,9 @@ import (
 // does not find it knows that nothing has run. It has to be then: from the next step
 // on CRIU holds them with ptrace, and if it is killed the kernel lets them run.
 //
+// A container that is one of several stays frozen after its restore, and its hold
+// stays a hold: at pre-resume its cgroup is frozen, see standStill.
+//
 // At pre-resume they are about to be let go, which is noted in the mark. A restore
 // that CRIU itself gives up before has run nothing, and the mark is withdrawn.
 //
@@ -39,6 +42,10 @@ const (
 	envHold   = "GODWIT_HOLD"
 	envMark   = "GODWIT_MARK"
 	envCgroup = "GODWIT_RESTORE_CGROUP"
+	// envReadonly is not empty if the root file system is to be read-only.
+	envReadonly = "GODWIT_READONLY_ROOT"
+	// envHome is the cgroup that CRIU goes to when the container is to stay frozen.
+	envHome = "GODWIT_HOME_CGROUP"
 
 	postRestore = "post-restore"
 	preResume   = "pre-resume"
@@ -47,11 +54,18 @@ const (
 // script carries out one call by CRIU and returns the exit status.
 func script(action string) int {
 	var err error
-	switch action {
-	case postRestore:
+	home := os.Getenv(envHome)
+	switch {
+	case action == postRestore && home != "":
+		err = completeMounts() // and it stays a hold: nothing runs yet
+	case action == preResume && home != "":
+		err = standStill(os.Getenv(envCgroup), home, os.Getenv(envInit))
+	case action == postRestore:
 		failpoint.At("wrapper-resuming")
-		err = wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
-	case preResume:
+		if err = completeMounts(); err == nil {
+			err = wire.MarkRun(os.Getenv(envHold), os.Getenv(envMark))
+		}
+	case action == preResume:
 		err = wire.NoteLetGo(os.Getenv(envMark))
 		failpoint.At("wrapper-resumable")
 	}
@@ -59,7 +73,7 @@ func script(action string) int {
 		return 0
 	}
 	// At pre-resume CRIU lets the processes go whatever is returned. They must not run
-	// unmarked: everything in their cgroup is ended, CRIU and this process with it.
+	// unmarked, nor those that are to stand still: everything in their cgroup is ended, CRIU and this process with it.
 	fmt.Fprintln(os.Stderr, "Error (godwit):", err) // CRIU's log
 	kerr := os.WriteFile(filepath.Join(os.Getenv(envCgroup), "cgroup.kill"), []byte("1"), 0)
 	if pid, perr := strconv.Atoi(os.Getenv(envInit)); perr == nil && pid > 1 {
@@ -69,12 +83,29 @@ func script(action string) int {
 	return 1
 }
 
+// completeMounts does what runc does to a container's mounts when it creates it, and
+// does not when it restores it.
+func completeMounts() error {
+	if os.Getenv(envReadonly) == "" {
+		return nil
+	}
+	pid, err := strconv.Atoi(os.Getenv(envInit))
+	if err != nil || pid <= 1 {
+		return fmt.Errorf("the container's process is %q", os.Getenv(envInit))
+	}
+	return closeRoot(pid)
+}
+
 // scriptEnv tells the script what it needs.
 func scriptEnv(rec *restoring, self string) []string {
-	return []string{
+	env := []string{
 		envHold + "=" + rec.Hold, envMark + "=" + rec.Mark, envCgroup + "=" + rec.Cgroup,
 		wire.EnvWrapper + "=" + self,
 	}
+	if rec.ReadonlyRoot {
+		env = append(env, envReadonly+"=1")
+	}
+	return env
 }
 
 // configPath is where CRIU's configuration for a restore is, beside its logs: the

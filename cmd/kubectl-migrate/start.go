@@ -16,10 +16,10 @@ import (
 
 // request holds the flags that make a Migration.
 type request struct {
-	to, targetName, onStall string
-	maxRounds               int32
-	targetDowntime, timeout time.Duration
-	dryRun                  bool
+	to, targetName, onStall, logs string
+	maxRounds                     int32
+	targetDowntime, timeout       time.Duration
+	dryRun                        bool
 }
 
 func newStart(o *options) *cobra.Command {
@@ -72,6 +72,7 @@ func newStart(o *options) *cobra.Command {
 	f.Int32Var(&r.maxRounds, "max-rounds", 0, "most rounds of pre-copy; 0 stops and copies (default: the API's)")
 	f.DurationVar(&r.targetDowntime, "target-downtime", 0, "pre-copy until the predicted downtime is at most this (default: the API's)")
 	f.StringVar(&r.onStall, "on-stall", "", "Abort, StopAndCopy or Throttle, when pre-copy does not converge (default: the API's)")
+	f.StringVar(&r.logs, "logs", "", "Leave or CarryOver: whether the new pod's logs go on from the old pod's (default: the API's)")
 	f.DurationVar(&r.timeout, "timeout", 0, "give up after this time (default: the API's)")
 	f.BoolVar(&r.dryRun, "dry-run", false, "only find out whether the pod can be moved")
 	f.BoolVar(&wait, "wait", false, "show the progress, and fail unless the pod was moved")
@@ -98,6 +99,12 @@ func (r *request) migration(cmd *cobra.Command, pod string) (*v1alpha1.Migration
 	}
 	if given("timeout") {
 		m.Spec.Timeout = &metav1.Duration{Duration: r.timeout}
+	}
+	switch p := v1alpha1.LogPolicy(r.logs); p {
+	case "", v1alpha1.LogLeave, v1alpha1.LogCarryOver:
+		m.Spec.LogPolicy = p
+	default:
+		return nil, fmt.Errorf("--logs must be %s or %s, not %q", v1alpha1.LogLeave, v1alpha1.LogCarryOver, p)
 	}
 	switch p := v1alpha1.OnStallPolicy(r.onStall); p {
 	case "", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallThrottle:

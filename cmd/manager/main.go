@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
@@ -24,6 +25,8 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/controllers"
+	"godwit.dev/godwit/controllers/webhook"
+	"godwit.dev/godwit/internal/migration"
 )
 
 // leaderElectionID names the lease that the manager's replicas compete for.
@@ -38,7 +41,10 @@ type options struct {
 	gateImage       string
 	gatePullPolicy  string
 	concurrency     int
+	limits          migration.Limits
+	volumeBandwidth resource.QuantityValue
 	logLevel        string
+	webhooks        webhookOptions
 }
 
 func (o *options) bind(flags *flag.FlagSet) {
@@ -49,7 +55,12 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.StringVar(&o.gateImage, "gate-image", "", "Image of the gate of target pods: Godwit's own. Required.")
 	flags.StringVar(&o.gatePullPolicy, "gate-image-pull-policy", string(corev1.PullIfNotPresent), "When nodes pull it: Always, IfNotPresent or Never.")
 	flags.IntVar(&o.concurrency, "max-concurrent-reconciles", 4, "How many Migrations are looked at side by side.")
+	flags.IntVar(&o.limits.Cluster, "max-migrations", 8, "How many migrations go on in the cluster side by side; 0 for no limit.")
+	flags.IntVar(&o.limits.SourceNode, "max-migrations-per-source-node", 2, "How many go on away from one node; 0 for no limit.")
+	flags.IntVar(&o.limits.TargetNode, "max-migrations-per-target-node", 2, "How many go on to one node; 0 for no limit.")
+	flags.Var(&o.volumeBandwidth, "max-volume-bandwidth", "What all that go on may write to the volume per second, as a quantity (200Mi): another one begins only if it fits; 0 for no limit.")
 	flags.StringVar(&o.logLevel, "log-level", "info", "info or debug")
+	o.webhooks.bind(flags)
 }
 
 func (o *options) validate() error {
@@ -64,7 +75,13 @@ func (o *options) validate() error {
 	if o.concurrency < 1 {
 		return fmt.Errorf("--max-concurrent-reconciles must be at least 1")
 	}
-	return nil
+	if o.limits.VolumeBandwidth = o.volumeBandwidth.Value(); o.limits.VolumeBandwidth < 0 {
+		return fmt.Errorf("--max-volume-bandwidth must not be negative")
+	}
+	if l := o.limits; l.Cluster < 0 || l.SourceNode < 0 || l.TargetNode < 0 {
+		return fmt.Errorf("a limit on migrations is negative; 0 is no limit")
+	}
+	return o.webhooks.validate()
 }
 
 // setLogger writes JSON lines, with every key that a reconciler has added: the
@@ -96,18 +113,15 @@ func run(o *options) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		return err
-	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
+	scheme, err := newScheme()
+	if err != nil {
 		return err
 	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(config, manager.Options{
+	managerOptions := manager.Options{
 		Scheme:                  scheme,
 		Cache:                   cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 		Metrics:                 metricsserver.Options{BindAddress: o.metricsAddress},
@@ -118,11 +132,18 @@ func run(o *options) error {
 		// main does nothing after the manager has stopped, so the next leader
 		// need not wait for the lease to run out.
 		LeaderElectionReleaseOnCancel: true,
-	})
+	}
+	certificate := configureWebhooks(&managerOptions, &o.webhooks)
+	mgr, err := ctrl.NewManager(config, managerOptions)
 	if err != nil {
 		return err
 	}
 	if err := addControllers(mgr, o); err != nil {
+		return err
+	}
+	if err := addWebhooks(mgr, certificate, &o.webhooks, webhook.Options{
+		GateImage: o.gateImage, GatePullPolicy: corev1.PullPolicy(o.gatePullPolicy),
+	}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -134,6 +155,16 @@ func run(o *options) error {
 	return mgr.Start(ctrl.SetupSignalHandler())
 }
 
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	return scheme, nil
+}
+
 func addControllers(mgr manager.Manager, o *options) error {
 	counted, err := controllers.NewMetrics(metrics.Registry)
 	if err != nil {
@@ -141,6 +172,10 @@ func addControllers(mgr manager.Manager, o *options) error {
 	}
 	if err := metrics.Registry.Register(controllers.InFlight{Reader: mgr.GetCache()}); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
+	}
+	drains := &controllers.DrainReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Clock: clock.RealClock{}, Retries: o.webhooks.retries}
+	if err := drains.SetupWithManager(mgr); err != nil {
+		return err
 	}
 	return (&controllers.MigrationReconciler{
 		Client:                  mgr.GetClient(),
@@ -151,5 +186,6 @@ func addControllers(mgr manager.Manager, o *options) error {
 		GateImage:               o.gateImage,
 		GatePullPolicy:          corev1.PullPolicy(o.gatePullPolicy),
 		MaxConcurrentReconciles: o.concurrency,
+		Limits:                  o.limits,
 	}).SetupWithManager(mgr)
 }

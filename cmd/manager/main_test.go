@@ -14,12 +14,14 @@ func TestCommandLine(t *testing.T) {
 		args []string
 		says string
 	}{
-		"as it is deployed": {[]string{"--leader-elect", "--metrics-bind-address=:8080", "--health-probe-bind-address=:8081", "--gate-image=godwit:v1", "--gate-image-pull-policy=Never", "--log-level=debug"}, ""},
-		"the least":         {[]string{"--gate-image=godwit:v1"}, ""},
+		"as it is deployed": {[]string{"--leader-elect", "--metrics-bind-address=:8080", "--health-probe-bind-address=:8081", "--gate-image=godwit:v1", "--gate-image-pull-policy=Never", "--log-level=debug", "--webhook-name=x-webhooks", "--namespace=x", "--webhook-rotate-certificates=false"}, ""},
+		"the least":         {[]string{"--gate-image=godwit:v1", "--webhook-port=0"}, ""},
 		"no gate":           {nil, "--gate-image is required"},
 		"odd pull policy":   {[]string{"--gate-image=godwit:v1", "--gate-image-pull-policy=Sometimes"}, "Sometimes"},
 		"nobody works":      {[]string{"--gate-image=godwit:v1", "--max-concurrent-reconciles=0"}, "at least 1"},
-		"odd log level":     {[]string{"--gate-image=godwit:v1", "--log-level=loud"}, "--log-level"},
+		"no namespace":      {[]string{"--gate-image=godwit:v1", "--namespace="}, "--namespace is required"},
+		"odd port":          {[]string{"--gate-image=godwit:v1", "--namespace=x", "--webhook-port=99999"}, "99999"},
+		"odd log level":     {[]string{"--gate-image=godwit:v1", "--namespace=x", "--log-level=loud"}, "--log-level"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var o options

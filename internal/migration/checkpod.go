@@ -45,8 +45,8 @@ func CheckPod(pod *corev1.Pod) []v1alpha1.Failure {
 	checkNamespaces(&r, pod)
 	checkRuntime(&r, pod)
 	checkAnnotations(&r, pod)
-	for i := range pod.Spec.Containers {
-		checkContainer(&r, &pod.Spec.Containers[i])
+	for _, c := range Containers(pod) {
+		checkContainer(&r, &c)
 	}
 	checkStarted(&r, pod)
 	if len(pod.Spec.ResourceClaims) > 0 {
@@ -65,8 +65,11 @@ func checkRunning(r *refusals, pod *corev1.Pod) {
 		r.add(v1alpha1.ReasonSourcePodNotRunning, "the pod is %s; wait until it is Running", phaseOr(pod.Status.Phase, "not started"))
 		return
 	}
-	for _, c := range pod.Spec.Containers {
-		if s := containerStatus(pod, c.Name); s == nil || s.State.Running == nil {
+	for _, c := range Containers(pod) {
+		switch s := ContainerStatus(pod, c.Name); {
+		case s != nil && s.State.Terminated != nil:
+			r.addFor(c.Name, v1alpha1.ReasonSourcePodNotRunning, "container %q has ended; a pod can be moved while all of its containers run", c.Name)
+		case s == nil || s.State.Running == nil:
 			r.addFor(c.Name, v1alpha1.ReasonSourcePodNotRunning, "container %q does not run; wait until it does", c.Name)
 		}
 	}
@@ -79,15 +82,6 @@ func phaseOr(p corev1.PodPhase, otherwise string) string {
 	return string(p)
 }
 
-func containerStatus(pod *corev1.Pod, name string) *corev1.ContainerStatus {
-	for i := range pod.Status.ContainerStatuses {
-		if pod.Status.ContainerStatuses[i].Name == name {
-			return &pod.Status.ContainerStatuses[i]
-		}
-	}
-	return nil
-}
-
 func checkOwner(r *refusals, pod *corev1.Pod) {
 	// A mirror pod is "owned" by its Node too; its own reason says more.
 	_, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]
@@ -95,18 +89,20 @@ func checkOwner(r *refusals, pod *corev1.Pod) {
 		r.add(v1alpha1.ReasonStaticPod, "the pod is a static pod, bound to its node by a file there; it cannot be moved")
 		return
 	}
-	if owner := metav1.GetControllerOf(pod); owner != nil {
-		r.add(v1alpha1.ReasonOwnedPod, "the pod is controlled by %s %q, which would replace it; only pods without a controller can be moved", owner.Kind, owner.Name)
+	owner := metav1.GetControllerOf(pod)
+	switch {
+	case owner == nil || Movable(owner):
+	case owner.Kind == "DaemonSet":
+		r.add(v1alpha1.ReasonOwnedPod, "the pod is controlled by DaemonSet %q, which runs one on every node; it cannot be moved", owner.Name)
+	default:
+		r.add(v1alpha1.ReasonOwnedPod, "the pod is controlled by %s %q (%s), of which it is not known how it replaces a pod; only pods of ReplicaSets (also those of Deployments), of StatefulSets, of Jobs, and without a controller can be moved", owner.Kind, owner.Name, owner.APIVersion)
 	}
 }
 
 func checkShape(r *refusals, pod *corev1.Pod) {
-	if n := len(pod.Spec.Containers); n != 1 {
-		r.add(v1alpha1.ReasonMultipleContainers, "the pod has %d containers; only pods with one container can be moved", n)
-	}
-	for _, c := range pod.Spec.InitContainers {
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			r.addFor(c.Name, v1alpha1.ReasonMultipleContainers, "init container %q is a sidecar that runs on (restartPolicy Always); only pods with one running container can be moved", c.Name)
+	for _, c := range Sidecars(pod) {
+		if c.StartupProbe != nil {
+			r.addFor(c.Name, v1alpha1.ReasonSidecarStartupProbe, "sidecar %q has a startup probe: on the target kubelet would wait for it before it creates the other containers, and no container runs before all are restored; use a readiness probe instead", c.Name)
 		}
 	}
 	if len(pod.Spec.EphemeralContainers) > 0 {
@@ -156,6 +152,9 @@ func checkContainer(r *refusals, c *corev1.Container) {
 	}
 	if c.TTY || c.Stdin {
 		r.addFor(c.Name, v1alpha1.ReasonTerminal, "container %q has a terminal or an open stdin (tty, stdin), which stay behind; move a pod without them", c.Name)
+	}
+	if c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+		r.addFor(c.Name, v1alpha1.ReasonPostStartHook, "container %q has a postStart hook, which kubelet would run a second time on the target; do its work in the container's own program or in an init container", c.Name)
 	}
 	if len(c.VolumeDevices) > 0 {
 		r.addFor(c.Name, v1alpha1.ReasonDevices, "container %q uses block devices (volumeDevices); move a pod without them", c.Name)

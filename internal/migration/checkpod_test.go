@@ -5,6 +5,7 @@ package migration
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,7 +70,6 @@ func TestCheckPod(t *testing.T) {
 		"from the API":           {func(p *corev1.Pod) { p.Annotations = map[string]string{"kubernetes.io/config.source": "api"} }, nil},
 		"owned":                  {owner("ReplicaSet", true), []string{v1alpha1.ReasonOwnedPod}},
 		"owned, not controlled":  {owner("Thing", false), nil},
-		"no container at all":    {func(p *corev1.Pod) { p.Spec.Containers = nil }, []string{v1alpha1.ReasonMultipleContainers}},
 		"ordinary init":          {func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "init"}} }, nil},
 		"host network":           {func(p *corev1.Pod) { p.Spec.HostNetwork = true }, []string{v1alpha1.ReasonHostNetwork}},
 		"host processes and IPC": {func(p *corev1.Pod) { p.Spec.HostPID, p.Spec.HostIPC = true, true }, []string{v1alpha1.ReasonHostNamespaces, v1alpha1.ReasonHostNamespaces}},
@@ -97,10 +97,22 @@ func TestCheckPod(t *testing.T) {
 		"two containers": {func(p *corev1.Pod) {
 			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "b"})
 			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "b", State: p.Status.ContainerStatuses[0].State})
-		}, []string{v1alpha1.ReasonMultipleContainers}},
-		"sidecar": {func(p *corev1.Pod) {
-			p.Spec.InitContainers = []corev1.Container{{Name: "proxy", RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways)}}
-		}, []string{v1alpha1.ReasonMultipleContainers}},
+		}, nil},
+		"one of two has ended": {func(p *corev1.Pod) {
+			p.Spec.Containers = append(p.Spec.Containers, corev1.Container{Name: "b"})
+			p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, corev1.ContainerStatus{Name: "b", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}})
+		}, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"sidecar":               {sidecar(func(*corev1.Container) {}), nil},
+		"sidecar does not run":  {func(p *corev1.Pod) { sidecar(func(*corev1.Container) {})(p); p.Status.InitContainerStatuses = nil }, []string{v1alpha1.ReasonSourcePodNotRunning}},
+		"privileged sidecar":    {sidecar(func(c *corev1.Container) { c.SecurityContext = &corev1.SecurityContext{Privileged: ptr(true)} }), []string{v1alpha1.ReasonPrivileged}},
+		"sidecar's probe":       {sidecar(func(c *corev1.Container) { c.ReadinessProbe = &corev1.Probe{} }), nil},
+		"sidecar's start probe": {sidecar(func(c *corev1.Container) { c.StartupProbe = &corev1.Probe{} }), []string{v1alpha1.ReasonSidecarStartupProbe}},
+		"hook after the start": {c0(func(c *corev1.Container) {
+			c.Lifecycle = &corev1.Lifecycle{PostStart: &corev1.LifecycleHandler{}}
+		}), []string{v1alpha1.ReasonPostStartHook}},
+		"hook before the end": {c0(func(c *corev1.Container) {
+			c.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{}}
+		}), nil},
 		"mirror": {func(p *corev1.Pod) {
 			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "hash"}
 			owner("Node", true)(p)
@@ -111,8 +123,9 @@ func TestCheckPod(t *testing.T) {
 		"downward API":        {withVolume(corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{}}), nil},
 		"NFS":                 {withVolume(corev1.VolumeSource{NFS: &corev1.NFSVolumeSource{}}), nil},
 		"claim":               {withVolume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}), nil},
-		"emptyDir":            {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
-		"emptyDir in memory":  {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}), []string{v1alpha1.ReasonVolumeNotPortable}},
+		"emptyDir":            {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}), nil},
+		"emptyDir in memory":  {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}), nil},
+		"emptyDir of pages":   {withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}), []string{v1alpha1.ReasonVolumeNotPortable}},
 		"directory of a node": {withVolume(corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
 		"claim of the pod":    {withVolume(corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
 		"other driver":        {withVolume(corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{}}), []string{v1alpha1.ReasonVolumeNotPortable}},
@@ -156,32 +169,58 @@ func TestCheckVolumes(t *testing.T) {
 		rwo, rox, rwx, rwop = corev1.ReadWriteOnce, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOncePod
 	)
 	pod := bare(withVolume(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}))
+	on := func(s corev1.PersistentVolumeSource) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: s}}
+	}
 	for name, tc := range map[string]struct {
-		claim *corev1.PersistentVolumeClaim
-		ok    bool
+		claim  *corev1.PersistentVolumeClaim
+		ok     bool
+		volume *corev1.PersistentVolume
 	}{
-		"shared":                {claim(modes(rwx), modes(rwx)), true},
-		"read only":             {claim(modes(rox), nil), true},
-		"one of several":        {claim(modes(rwo, rwx), nil), true},
-		"one node":              {claim(modes(rwo), modes(rwo)), false},
-		"one pod":               {claim(modes(rwop), nil), false},
-		"wanted, not yet bound": {claim(nil, modes(rwx)), true},
-		"what it got counts":    {claim(modes(rwo), modes(rwx)), false},
-		"no mode":               {claim(nil, nil), false},
-		"missing":               {nil, false},
+		"shared":                {claim(modes(rwx), modes(rwx)), true, nil},
+		"read only":             {claim(modes(rox), nil), true, nil},
+		"one of several":        {claim(modes(rwo, rwx), nil), true, nil},
+		"one node":              {claim(modes(rwo), modes(rwo)), false, nil},
+		"one pod":               {claim(modes(rwop), nil), false, nil},
+		"wanted, not yet bound": {claim(nil, modes(rwx)), true, nil},
+		"what it got counts":    {claim(modes(rwo), modes(rwx)), false, nil},
+		"no mode":               {claim(nil, nil), false, nil},
+		"missing":               {nil, false, nil},
+		"shared, of a server":   {claim(modes(rwx), nil), true, on(corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{}})},
+		"shared by one node":    {claim(modes(rwx), nil), false, on(corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{}})},
+		"local":                 {claim(modes(rox), nil), false, on(corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{}})},
 	} {
 		t.Run(name, func(t *testing.T) {
-			claims := map[string]*corev1.PersistentVolumeClaim{}
-			if tc.claim != nil {
-				claims["c"] = tc.claim
-			}
-			failures := CheckVolumes(pod, claims)
-			if tc.ok != (len(failures) == 0) || !tc.ok && failures[0].Reason != v1alpha1.ReasonVolumeNotPortable {
+			failures := CheckVolumes(pod, map[string]Claim{"c": {Claim: tc.claim, Volume: tc.volume}})
+			if tc.ok != (len(failures) == 0) || !tc.ok && (failures[0].Reason != v1alpha1.ReasonVolumeNotPortable || !strings.Contains(failures[0].Message, `volume "v"`)) {
 				t.Errorf("CheckVolumes = %+v", failures)
 			}
 		})
 	}
 	if got := CheckVolumes(bare(), nil); got != nil {
 		t.Errorf("no volumes: %+v", got)
+	}
+}
+
+func TestEmptyDirs(t *testing.T) {
+	pod := bare(withVolume(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}))
+	pod.Spec.Volumes = append(pod.Spec.Volumes,
+		corev1.Volume{Name: "init-only", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		corev1.Volume{Name: "conf", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{}}})
+	pod.Spec.InitContainers = []corev1.Container{{Name: "init", VolumeMounts: []corev1.VolumeMount{{Name: "init-only"}}}}
+	if got := EmptyDirs(pod); len(got) != 1 || got[0] != "v" {
+		t.Errorf("EmptyDirs = %q", got)
+	}
+}
+
+// sidecar adds one that runs.
+func sidecar(change func(*corev1.Container)) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		c := corev1.Container{Name: "proxy", RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways)}
+		change(&c)
+		p.Spec.InitContainers = append(p.Spec.InitContainers, corev1.Container{Name: "init"}, c)
+		p.Status.InitContainerStatuses = append(p.Status.InitContainerStatuses, corev1.ContainerStatus{
+			Name: "proxy", Started: ptr(true), State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+		})
 	}
 }

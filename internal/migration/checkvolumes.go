@@ -28,8 +28,10 @@ func checkVolumeTypes(r *refusals, pod *corev1.Pod) {
 			// The same directory on every node.
 		case s.PersistentVolumeClaim != nil:
 			// CheckVolumes.
+		case s.EmptyDir != nil && travels(s.EmptyDir):
+			// Its content travels with the pod.
 		case s.EmptyDir != nil:
-			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q is an emptyDir, whose content does not travel yet; use a ReadWriteMany claim or the container's own file system", v.Name)
+			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q is an emptyDir of the medium %s; only those on disk and in memory can be moved", v.Name, s.EmptyDir.Medium)
 		case s.HostPath != nil:
 			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q is a directory of the node (hostPath); use a ReadWriteMany claim", v.Name)
 		case s.Ephemeral != nil:
@@ -43,44 +45,81 @@ func checkVolumeTypes(r *refusals, pod *corev1.Pod) {
 // mounted says whether a container that will run on the target uses the volume.
 // Ordinary init containers do not: their work is done.
 func mounted(pod *corev1.Pod, volume string) bool {
-	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+	return slices.ContainsFunc(Containers(pod), func(c corev1.Container) bool {
 		return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == volume }) ||
 			slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == volume })
 	})
+}
+
+// travels says whether an emptyDir's content can be copied.
+func travels(e *corev1.EmptyDirVolumeSource) bool {
+	return e.Medium == corev1.StorageMediumDefault || e.Medium == corev1.StorageMediumMemory
+}
+
+// EmptyDirs returns the names of the pod's volumes whose content travels with it: those
+// emptyDirs that a container mounts.
+func EmptyDirs(pod *corev1.Pod) []string {
+	var names []string
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.EmptyDir != nil && travels(v.EmptyDir) && mounted(pod, v.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	return names
+}
+
+// Claim is a PersistentVolumeClaim of a pod and what it is bound to.
+type Claim struct {
+	Claim *corev1.PersistentVolumeClaim
+	// Volume is nil when it is not known.
+	Volume *corev1.PersistentVolume
 }
 
 // ClaimNames returns the names of the PersistentVolumeClaims that the pod's
 // containers mount: what CheckVolumes wants to see.
 func ClaimNames(pod *corev1.Pod) []string {
 	var names []string
-	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		if c := v.PersistentVolumeClaim; c != nil && mounted(pod, v.Name) && !slices.Contains(names, c.ClaimName) {
-			names = append(names, c.ClaimName)
+	eachClaim(pod, func(_, claim string) {
+		if !slices.Contains(names, claim) {
+			names = append(names, claim)
 		}
-	}
+	})
 	return names
 }
 
-// CheckVolumes returns a refusal for each claim of the pod that cannot be
-// mounted on two nodes at the same time: for a while both pods exist. claims
-// holds the pod's PersistentVolumeClaims by name.
-func CheckVolumes(pod *corev1.Pod, claims map[string]*corev1.PersistentVolumeClaim) []v1alpha1.Failure {
-	var r refusals
-	for _, name := range ClaimNames(pod) {
-		claim := claims[name]
-		if claim == nil {
-			r.add(v1alpha1.ReasonVolumeNotPortable, "claim %q of the pod does not exist", name)
-			continue
-		}
-		modes := claim.Status.AccessModes
-		if len(modes) == 0 {
-			modes = claim.Spec.AccessModes
-		}
-		if !slices.Contains(modes, corev1.ReadWriteMany) && !slices.Contains(modes, corev1.ReadOnlyMany) {
-			r.add(v1alpha1.ReasonVolumeNotPortable, "claim %q can only be mounted on one node (%s); use a ReadWriteMany or ReadOnlyMany claim", name, joinModes(modes))
+// eachClaim calls f with the volumes that are claims, and that a container mounts.
+func eachClaim(pod *corev1.Pod, f func(volume, claim string)) {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if c := v.PersistentVolumeClaim; c != nil && mounted(pod, v.Name) {
+			f(v.Name, c.ClaimName)
 		}
 	}
+}
+
+// CheckVolumes returns a refusal for each volume of the pod that cannot be
+// mounted on two nodes at the same time: for a while both pods exist. claims
+// are the pod's PersistentVolumeClaims by name.
+func CheckVolumes(pod *corev1.Pod, claims map[string]Claim) []v1alpha1.Failure {
+	var r refusals
+	eachClaim(pod, func(volume, name string) {
+		c := claims[name]
+		if c.Claim == nil {
+			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q does not exist", volume, name)
+			return
+		}
+		modes := c.Claim.Status.AccessModes
+		if len(modes) == 0 {
+			modes = c.Claim.Spec.AccessModes
+		}
+		switch {
+		case c.Volume != nil && (c.Volume.Spec.HostPath != nil || c.Volume.Spec.Local != nil):
+			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q is bound to a directory of one node (PersistentVolume %q), which volumePolicy Reject leaves there; use a ReadWriteMany claim of a network volume", volume, name, c.Volume.Name)
+		case !slices.Contains(modes, corev1.ReadWriteMany) && !slices.Contains(modes, corev1.ReadOnlyMany):
+			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q can only be mounted on one node (%s), and volumePolicy Reject does not take it away from there; use a ReadWriteMany or ReadOnlyMany claim", volume, name, joinModes(modes))
+		}
+	})
 	return r
 }
 

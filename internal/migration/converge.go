@@ -34,6 +34,8 @@ type PreCopy struct {
 	FinalOnlyBytes int64
 	// ResidentBytes is all memory that the target has to put back.
 	ResidentBytes int64
+	// Containers that are restored one after the other; 0 is one.
+	Containers int
 	// Costs of switchovers, as this node has learned them.
 	Costs Costs
 	// MaxRounds, TargetDowntime and OnStall from the spec.
@@ -183,7 +185,7 @@ func (p PreCopy) bandwidth() int64 {
 }
 
 func (p PreCopy) predict(final, bandwidth int64) time.Duration {
-	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Bandwidth: bandwidth}).Total.Duration
+	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}).Total.Duration
 }
 
 // bandwidth is the weighted mean over the rounds. Small rounds measure fixed

@@ -43,6 +43,8 @@ type Load struct {
 	FinalBytes int64
 	// ResidentBytes that the restore puts back.
 	ResidentBytes int64
+	// Containers of the pod, which are restored one after the other; 0 is one.
+	Containers int
 	// Bandwidth to the volume as the rounds have measured it, in bytes per second; 0
 	// leaves the memory out of what depends on it.
 	Bandwidth int64
@@ -56,7 +58,7 @@ const gib = float64(1 << 30)
 func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 	dump := c.FreezeAndDump.at(guessDump, l.seconds())
 	handover := c.Handover.at(guessHandover, l.seconds())
-	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib)
+	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib) + seconds(c.others(l))
 	return downtimeOf(dump, handover, restore)
 }
 
@@ -70,7 +72,15 @@ func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 		}
 		c.Bandwidth += (l.Bandwidth - c.Bandwidth) / 2
 	}
-	c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, measured.Restore.Seconds())
+	if one := measured.Restore.Seconds() - c.others(l); one > 0 {
+		c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, one)
+	}
+}
+
+// others is what the restores of all containers but one take, in seconds, apart from
+// the memory: what one of them takes, each.
+func (c *Costs) others(l Load) float64 {
+	return float64(max(l.Containers, 1)-1) * max(0, c.Restore.begin(guessRestore).Offset)
 }
 
 // guess is a line before anything was measured.

@@ -190,3 +190,29 @@ func TestDirtyMemoryIsNeverFree(t *testing.T) {
 		t.Errorf("predicted %s with 64 MiB dirty at 20 MiB/s, %s with none", dirty, clean)
 	}
 }
+
+// The containers of a pod are restored one after the other, and what a pod with several
+// has taken says what one takes.
+func TestContainersAreRestoredOneAfterTheOther(t *testing.T) {
+	var c Costs
+	for range 10 {
+		l := Load{ResidentBytes: 0, Bandwidth: 1 << 30}
+		c.Learn(l, downtimeOf(time.Second, time.Second, time.Second))
+	}
+	single := c.Predict(Load{Containers: 1}).Restore.Duration
+	if three := c.Predict(Load{Containers: 3}).Restore.Duration; (three - 3*single).Abs() > 10*time.Millisecond {
+		t.Errorf("three take %s, one %s", three, single)
+	}
+	for range 10 {
+		c.Learn(Load{Containers: 3, Bandwidth: 1 << 30}, downtimeOf(time.Second, time.Second, 3*time.Second))
+	}
+	if got := c.Predict(Load{}).Restore.Duration; (got - single).Abs() > 50*time.Millisecond {
+		t.Errorf("after pods with three containers one takes %s, was %s", got, single)
+	}
+	// Less than the others alone are expected to take says nothing.
+	before := c
+	c.Learn(Load{Containers: 9}, downtimeOf(0, 0, time.Second))
+	if c.Restore != before.Restore {
+		t.Errorf("learned %+v from too little, was %+v", c.Restore, before.Restore)
+	}
+}

@@ -92,6 +92,10 @@ func TestSourceRules(t *testing.T) {
 			if o.Handover != committed || !o.Killed || o.Report.Failure != nil {
 				bad("tells of a kill that was not seen, twice, or that the register decides")
 			}
+		case SourceTellPeers:
+			if o.Handover != committed || o.Phase != completing && !Finished(o.Phase) {
+				bad("ends the connections of a pod that may go on here")
+			}
 		case SourceIdle, SourceConverge, SourceAwaitArm, SourceAwaitCommit:
 		default:
 			bad("unknown action")
@@ -132,6 +136,10 @@ func TestTargetRules(t *testing.T) {
 		case TargetRestore:
 			if o.Handover != committed || o.Restored || o.RestoreFailed || o.Restoring || o.Lost || o.Rebooted || o.Report.TreeGoneAt != nil {
 				bad("restores without a commit, or again")
+			}
+		case TargetLetGo:
+			if o.Handover != committed || !o.StandStill || o.Restored || o.RestoreFailed || o.Restoring || o.Lost || o.Rebooted || o.Report.TreeGoneAt != nil || o.Phase == completing {
+				bad("lets go what does not stand still, or what may have to be taken back")
 			}
 		case TargetTakeBack:
 			if o.Handover != committed || !o.TreeGone || !o.RestoreFailed || o.Restored || o.Restoring || o.Lost || o.Rebooted || o.Report.TreeGoneAt != nil || o.Report.State == v1alpha1.TargetRestored || o.Phase == completing {
@@ -200,7 +208,9 @@ func TestTargetRules(t *testing.T) {
 								}
 								check(TargetObservation{Phase: phase, Handover: reg, Lost: lost, Rebooted: rebooted, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
 									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
-									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], Restoring: flags[10], VerifiedRounds: verified})
+									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], Restoring: flags[10], VerifiedRounds: verified,
+									// Rounds do not matter any more when it does.
+									StandStill: verified == 2 && !flags[4]})
 							}
 						}
 					}

@@ -23,7 +23,16 @@ func interrupted(o Observation) *v1alpha1.Failure {
 	switch {
 	case CancelRequested(m):
 		return fail(v1alpha1.ReasonCancelled, "cancelled by the user")
+	case o.Now.After(Deadline(m)) && queueing(m):
+		why := m.Status.Message
+		if o.Owner.Unsettled != "" {
+			why = o.Owner.Unsettled
+		}
+		return fail(v1alpha1.ReasonTimeout, "it could not begin within %s: %s", Deadline(m).Sub(m.CreationTimestamp.Time), why)
 	case o.Now.After(Deadline(m)):
+		if o.Owner.Unsettled != "" && !o.Owner.Released {
+			return fail(v1alpha1.ReasonTimeout, "not done within spec.timeout (%s), since %s", Timeout(m), o.Owner.Unsettled)
+		}
 		return fail(v1alpha1.ReasonTimeout, "not done within spec.timeout (%s)", Timeout(m))
 	case !o.Source.Exists:
 		if m.Status.Phase == "" || m.Status.Phase == v1alpha1.PhasePending {
@@ -48,10 +57,13 @@ func interrupted(o Observation) *v1alpha1.Failure {
 		switch {
 		case o.Conflict != "":
 			return fail(v1alpha1.ReasonConflictingMigration, "migration %q moves this pod already; wait for it or delete it", o.Conflict)
-		case o.Blocked != nil:
+		case o.Blocked != nil && !waitsForNode(o):
 			return o.Blocked
 		}
 		return nil
+	}
+	if f := ownerInterrupts(o); f != nil {
+		return f
 	}
 	switch {
 	case t != nil && t.Failure != nil:
@@ -80,9 +92,26 @@ func Timeout(m *v1alpha1.Migration) time.Duration {
 	return m.Spec.Timeout.Duration
 }
 
-// Deadline is when an uncommitted migration times out.
+// MaxQueued is how long a migration waits for others, or for a node, before it begins;
+// or its own timeout, if that is longer.
+const MaxQueued = time.Hour
+
+// queueing says whether a migration has not begun yet.
+func queueing(m *v1alpha1.Migration) bool {
+	return m.Status.Phase == "" || m.Status.Phase == v1alpha1.PhasePending
+}
+
+// Deadline is when an uncommitted migration times out: spec.timeout counts from when
+// it begins.
 func Deadline(m *v1alpha1.Migration) time.Time {
-	return m.CreationTimestamp.Add(Timeout(m))
+	if queueing(m) {
+		return m.CreationTimestamp.Add(max(Timeout(m), MaxQueued))
+	}
+	from := EnteredAt(&m.Status, v1alpha1.PhasePreparing)
+	if from.IsZero() {
+		from = m.CreationTimestamp.Time
+	}
+	return from.Add(Timeout(m))
 }
 
 // Refusal makes one failure of the preflight's refusals, which must not be

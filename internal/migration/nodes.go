@@ -24,11 +24,13 @@ type NodeInfo struct {
 	Facts v1alpha1.NodeFacts
 	// Schedulable: not cordoned, and kubelet reports it Ready.
 	Schedulable bool
+	// Drain says that it is being emptied; nil when it is not.
+	Drain *Drain
 }
 
 // NodeInfoOf reads a Node. Facts that cannot be read make the node not ready.
 func NodeInfoOf(node *corev1.Node) NodeInfo {
-	info := NodeInfo{Name: node.Name, Labels: node.Labels, Schedulable: !node.Spec.Unschedulable && kubeletReady(node)}
+	info := NodeInfo{Name: node.Name, Labels: node.Labels, Schedulable: !node.Spec.Unschedulable && kubeletReady(node), Drain: DrainOf(node)}
 	facts, ok := node.Annotations[v1alpha1.AnnotationNodeFacts]
 	if !ok {
 		info.Facts.NotReady = "no agent has reported from it"
@@ -100,6 +102,9 @@ func notEligible(source, target NodeInfo) string {
 	}
 	if !target.Schedulable {
 		return "it is cordoned or not ready"
+	}
+	if d := target.Drain; d != nil {
+		return "it is being drained by " + d.By
 	}
 	if reason := target.NotReady(); reason != "" {
 		return reason

@@ -5,7 +5,6 @@ package migration
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,8 +38,17 @@ type Observation struct {
 	Migration *v1alpha1.Migration
 	// Source is the pod the migration started with (by name, then by UID).
 	Source PodFacts
-	// Target is the pod named in status.target.
+	// Target is the pod named in status.target; of a pod that keeps its name the
+	// placeholder, and in the phase Replacing the one that was made anew.
 	Target PodFacts
+	// Placeholder is the pod named in status.placeholder. Only looked at when
+	// the pod keeps its name, and from the phase Replacing on.
+	Placeholder PodFacts
+	// Usurped: another pod that is not the target has the name that the target is to
+	// have. Only looked at in the phase Replacing.
+	Usurped bool
+	// Owner is the pod's workload controller.
+	Owner OwnerFacts
 	// TargetNode is the target's node; looked at after the commit only.
 	TargetNode TargetNode
 	// RequestedBy is the field manager that wrote the annotation
@@ -48,6 +56,12 @@ type Observation struct {
 	RequestedBy string
 	// Conflict names another unfinished Migration of the same pod.
 	Conflict string
+	// Queued says what the migration waits for before it may begin; nil when it may.
+	// Only looked at in the phase Pending.
+	Queued *Queueing
+	// DrainOver: the node that the migration was to empty is in use again. Only looked
+	// at in the phase Pending.
+	DrainOver bool
 	// Blocked says why the migration cannot begin: the pod or the nodes. Only
 	// looked at before the pre-copy.
 	Blocked *v1alpha1.Failure
@@ -70,6 +84,24 @@ const (
 	Reclaim Action = "Reclaim"
 	// CreateTarget creates the target pod.
 	CreateTarget Action = "CreateTarget"
+	// Arm rehearses how a pod that keeps its name is made anew, and then enters the phase.
+	Arm Action = "Arm"
+	// DeletePlaceholder deletes the placeholder, UID as precondition.
+	DeletePlaceholder Action = "DeletePlaceholder"
+	// AnnounceRelease writes that the source is about to be released from its
+	// workload controller; from then on the webhook steers the replacement.
+	AnnounceRelease Action = "AnnounceRelease"
+	// ReleaseSource releases the source from its controller, which then makes the
+	// target pod.
+	ReleaseSource Action = "ReleaseSource"
+	// MarkTarget makes the target the pod that its ReplicaSet removes first.
+	MarkTarget Action = "MarkTarget"
+	// ReturnSource gives the source back to its controller.
+	ReturnSource Action = "ReturnSource"
+	// SettleSource removes the last trace of a release that was taken back.
+	SettleSource Action = "SettleSource"
+	// CountTarget lets the target's Job count it.
+	CountTarget Action = "CountTarget"
 	// DeleteSource deletes the source pod, UID as precondition.
 	DeleteSource Action = "DeleteSource"
 	// DeleteTarget deletes the target pod, UID as precondition.
@@ -87,6 +119,8 @@ type Decision struct {
 	Message string
 	// Lost: the target is lost, and nobody knows which side can go on.
 	Lost *Lost
+	// Queued says what it waits for before it may begin; nil when it does not.
+	Queued *Queueing
 	// Resolution is the answer to a person's request; nil when there is none.
 	Resolution *v1alpha1.Resolution
 	// RequeueAfter is when a deadline has to be looked at again; 0 for never.
@@ -154,6 +188,12 @@ func decide(o Observation) Decision {
 	case "":
 		return advance(v1alpha1.PhasePending, "waiting to be looked at")
 	case v1alpha1.PhasePending:
+		if o.Owner.Unsettled != "" {
+			return waitForOwner(o, "not begun")
+		}
+		if d := decideQueued(o); d != nil {
+			return *d
+		}
 		return advance(v1alpha1.PhasePreparing, "checking whether the pod can be moved")
 	case v1alpha1.PhasePreparing:
 		return decidePreparing(o)
@@ -188,6 +228,8 @@ func decidePreparing(o Observation) Decision {
 func decidePreCopying(o Observation) Decision {
 	s, t := o.Migration.Status.Source, o.Migration.Status.Target
 	switch {
+	case !o.Target.Exists && o.Owner.owned() && !SameName(o.Migration):
+		return decideRelease(o)
 	case !o.Target.Exists:
 		return Decision{Action: CreateTarget, Message: "copying memory; creating the target pod"}
 	case o.Target.Unschedulable != "":
@@ -199,8 +241,16 @@ func decidePreCopying(o Observation) Decision {
 	case s.Round != nil && t.VerifiedRounds < *s.Round:
 		return wait(o, preCopyMessage(s)+"; the target reads the copied rounds")
 	}
-	return advance(v1alpha1.PhaseSwitchingOver, "armed: the pod is about to be frozen")
+	if SameName(o.Migration) {
+		if o.Owner.Unsettled != "" {
+			return waitForOwner(o, preCopyMessage(s))
+		}
+		return Decision{Action: Arm, Phase: v1alpha1.PhaseSwitchingOver, Message: armedMessage}
+	}
+	return advance(v1alpha1.PhaseSwitchingOver, armedMessage)
 }
+
+const armedMessage = "armed: the pod is about to be frozen"
 
 func decideCommitted(o Observation) Decision {
 	m := o.Migration
@@ -210,6 +260,10 @@ func decideCommitted(o Observation) Decision {
 	}
 	if m.Status.Phase == v1alpha1.PhaseCompleting {
 		switch {
+		case o.Owner.TargetUncounted && o.Target.Exists:
+			return Decision{Action: CountTarget, Message: "the pod runs on the target; its Job is told to count it"}
+		case o.Placeholder.Exists && !o.Placeholder.Deleting:
+			return Decision{Action: DeletePlaceholder, Message: "the pod runs on the target; removing the placeholder"}
 		case o.Source.Exists && !o.Source.Deleting:
 			return Decision{Action: DeleteSource, Message: "the pod runs on the target; removing the source pod"}
 		case o.Source.Exists:
@@ -221,6 +275,9 @@ func decideCommitted(o Observation) Decision {
 			return advance(v1alpha1.PhaseSucceeded, "the source was removed by force; whether the pod runs on "+m.Status.Target.NodeName+" was not looked at")
 		}
 		return advance(v1alpha1.PhaseSucceeded, "the pod runs on "+m.Status.Target.NodeName)
+	}
+	if SameName(m) {
+		return decideSameName(o)
 	}
 	// A target that was just lost is not confirmed: the frozen source may be all
 	// that is left of the pod.
@@ -234,49 +291,6 @@ func decideCommitted(o Observation) Decision {
 		return Decision{Action: Wait, Message: "committed: the target restores the pod; " + s.Failure.Message}
 	}
 	return Decision{Action: Wait, Message: "committed: the target restores the pod"}
-}
-
-func decideRollback(o Observation) Decision {
-	m := o.Migration
-	f := rollbackFailure(m)
-	if m.Status.Phase != v1alpha1.PhaseRollingBack {
-		return Decision{Action: Advance, Phase: v1alpha1.PhaseRollingBack, Failure: f, Message: "rolling back: " + f.Message}
-	}
-	if o.Target.Exists && !o.Target.Deleting {
-		return Decision{Action: DeleteTarget, Failure: f, Message: "rolling back: removing the target pod"}
-	}
-	s := m.Status.Source
-	sourceDone := !o.Source.Exists || (s != nil && s.State == v1alpha1.SourceCleaned)
-	switch {
-	case !sourceDone:
-		return Decision{Action: Wait, Failure: f, Message: "rolling back: the source pod is being let go on"}
-	case o.Target.Exists:
-		return Decision{Action: Wait, Failure: f, Message: "rolling back: the target pod is being removed"}
-	}
-	return finish(f)
-}
-
-// rollbackFailure is the reason for a rollback: that the source turned out to be
-// lost, else the recorded one, else the register's.
-func rollbackFailure(m *v1alpha1.Migration) *v1alpha1.Failure {
-	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonProcessLost {
-		return s.Failure
-	}
-	f := m.Status.Failure
-	if f == nil {
-		h := m.Status.Handover
-		f = &v1alpha1.Failure{Reason: h.Reason, Message: h.Message}
-		if f.Reason == "" {
-			f.Reason = v1alpha1.ReasonCancelled
-		}
-	}
-	// Taken back after kubelet had killed the source: the one thing a person
-	// must hear, whatever made the target fail.
-	if s := m.Status.Source; s != nil && s.Failure != nil && s.Failure.Reason == v1alpha1.ReasonSourceKilled && !strings.Contains(f.Message, s.Failure.Message) {
-		f = f.DeepCopy()
-		f.Message += "; " + s.Failure.Message
-	}
-	return f
 }
 
 func handover(m *v1alpha1.Migration) v1alpha1.HandoverState {

@@ -52,12 +52,16 @@ const (
 //   - The grace period adds nothing: SIGTERM stays queued at a frozen task and
 //     would be its first experience after a thaw.
 //
+// On the target the containers of a pod with several stand still after their restore,
+// until the last one is there. Kubelet probes them meanwhile, first with the startup
+// probe, and the same holds: they were restored after the source was frozen, and the
+// last restore ends, or is given up, before the shortest patience does (RestoreLimit).
+//
 // A probe that had begun to fail before the freeze has less patience, which
 // nobody but kubelet knows; the guard against new containers is for that.
 func ProbeBudget(pod *corev1.Pod) *v1alpha1.ProbeBudget {
 	var shortest *v1alpha1.ProbeBudget
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
+	for _, c := range Containers(pod) {
 		for _, p := range []struct {
 			name string
 			*corev1.Probe
@@ -102,8 +106,8 @@ func CheckProbeBudget(pod *corev1.Pod, fixed time.Duration) *v1alpha1.Failure {
 }
 
 func probeOf(pod *corev1.Pod, b *v1alpha1.ProbeBudget) *corev1.Probe {
-	for i := range pod.Spec.Containers {
-		if c := &pod.Spec.Containers[i]; c.Name == b.Container {
+	for _, c := range Containers(pod) {
+		if c.Name == b.Container {
 			if b.Probe == "startup" {
 				return c.StartupProbe
 			}
@@ -117,12 +121,11 @@ func probeOf(pod *corev1.Pod, b *v1alpha1.ProbeBudget) *corev1.Probe {
 // failure of it counts since the container's start, so how much patience is left
 // cannot be known.
 func checkStarted(r *refusals, pod *corev1.Pod) {
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
+	for _, c := range Containers(pod) {
 		if c.StartupProbe == nil {
 			continue
 		}
-		if s := containerStatus(pod, c.Name); s == nil || s.Started == nil || !*s.Started {
+		if s := ContainerStatus(pod, c.Name); s == nil || s.Started == nil || !*s.Started {
 			r.addFor(c.Name, v1alpha1.ReasonNotStarted, "the startup probe of container %q has not succeeded yet; wait until it has", c.Name)
 		}
 	}

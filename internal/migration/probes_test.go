@@ -210,7 +210,7 @@ func TestAKilledSource(t *testing.T) {
 		"before the commit":        {SourceObservation{Phase: switching, Report: dumped}, SourceAbort},
 		"after the commit":         {SourceObservation{Phase: switching, Handover: committed, Report: dumped}, SourceReportKilled},
 		"after, already told":      {SourceObservation{Phase: switching, Handover: committed, Report: told}, SourceIdle},
-		"the target was confirmed": {SourceObservation{Phase: completing, Handover: committed, Report: dumped}, SourceIdle},
+		"the target was confirmed": {SourceObservation{Phase: completing, Handover: committed, Report: dumped, PeersTold: true}, SourceIdle},
 		"taken back":               {SourceObservation{Phase: switching, Handover: aborted, Report: told}, SourceResume},
 		"not frozen yet":           {SourceObservation{Phase: preCopying, Report: v1alpha1.SourceReport{State: v1alpha1.SourceConverged}}, SourceAwaitArm},
 	} {

@@ -26,6 +26,16 @@ func HasRun(s *corev1.ContainerStatus, id string) bool {
 		ended(s.State.Terminated, is) || ended(s.LastTerminationState.Terminated, is)
 }
 
+// HasEnded says whether kubelet has seen the container with this id end.
+func HasEnded(s *corev1.ContainerStatus, id string) bool {
+	for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+		if t != nil && bareID(t.ContainerID) == id {
+			return true
+		}
+	}
+	return false
+}
+
 // NeverRan says whether kubelet has seen the container with this id end without
 // having run.
 func NeverRan(s *corev1.ContainerStatus, id string) bool {

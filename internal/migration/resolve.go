@@ -75,6 +75,9 @@ func refusal(o Observation, r *v1alpha1.Resolution) string {
 	}
 	switch r.Request {
 	case v1alpha1.ResolveSource, v1alpha1.ResolveForceSource:
+		if m.Status.Phase == v1alpha1.PhaseReplacing {
+			return "the source was given up, so that the pod could be made again under its name: nothing is left there that could go on"
+		}
 		if !o.Source.Exists || o.Source.Deleting {
 			return "the source pod is gone or being deleted: nothing is left there that could go on"
 		}

@@ -65,20 +65,25 @@ func (w *world) controller() *actor {
 				}
 			}}
 		}
-		o := Observation{Now: w.now, Migration: m, Source: w.source.facts("", "n1"), Target: w.target.facts(recordedTarget(m), "n2")}
+		o := Observation{Now: w.now, Migration: m, Source: w.source.facts("", "n1"), Target: w.target.facts(recordedTarget(m), "n2"), Owner: w.ownerFacts()}
 		if handover(m) == v1alpha1.HandoverCommitted {
 			o.TargetNode = w.node
 		}
+		w.observeSet(m, &o)
 		d := w.deciders.controller(o)
+		if d.Action == Arm {
+			d.Action = Advance
+		}
 		w.log("controller at v%d: %s %s %s", version, d.Action, d.Phase, d.Message)
 		var steps []func()
 		switch d.Action {
+		case ReleaseSource, ReturnSource, SettleSource:
+			steps = append(steps, w.ownerStep(d.Action))
 		case CreateTarget:
 			steps = append(steps, func() {
 				live := w.latest()
 				if live.Status.Handover == nil && live.Status.Phase == v1alpha1.PhasePreCopying && !w.target.exists {
-					w.created++
-					w.target = simPod{uid: types.UID(fmt.Sprint("target-", w.created)), exists: true}
+					w.newTarget()
 				}
 			})
 		case DeleteSource:
@@ -87,6 +92,8 @@ func (w *world) controller() *actor {
 					w.source.deleting = true
 				}
 			})
+		case DeletePlaceholder:
+			steps = append(steps, func() { w.set.placeholder.deleting = true })
 		case DeleteTarget:
 			steps = append(steps, func() {
 				if handover(w.latest()) == v1alpha1.HandoverAborted {
@@ -95,7 +102,10 @@ func (w *world) controller() *actor {
 			})
 		}
 		return append(steps, func() {
-			if w.write(version, func(s *v1alpha1.MigrationStatus) { w.project(s, d, m.Annotations[v1alpha1.AnnotationResolve] == "") }) {
+			if w.write(version, func(s *v1alpha1.MigrationStatus) {
+				w.project(s, d, m.Annotations[v1alpha1.AnnotationResolve] == "")
+				w.projectSet(s, m, o)
+			}) {
 				a.wrote(w)
 			}
 		})
@@ -121,7 +131,8 @@ func (w *world) project(s *v1alpha1.MigrationStatus, d Decision, noRequest bool)
 	if s.Source == nil {
 		s.Source = &v1alpha1.SourceStatus{PodRef: v1alpha1.PodRef{PodUID: w.source.uid, NodeName: "n1"}}
 	}
-	if w.target.exists {
+	w.projectOwner(s, d.Action)
+	if w.target.exists && (w.set == nil || s.Handover == nil) {
 		if s.Target == nil {
 			s.Target = &v1alpha1.TargetStatus{}
 		}
@@ -294,7 +305,8 @@ func (w *world) targetAgent() *actor {
 			ManifestDigest: s.ManifestDigest, Report: t.TargetReport, GateRunning: w.gate && t.PodUID == w.target.uid, Parked: parked, Restored: w.tree == restored,
 			RestoreFailed: w.tree == leftovers || w.tree == allCleaned || lost, TreeGone: !w.targetMayRun(), Lost: w.tree == died, Rebooted: rebooted,
 			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun() || w.tree == died, PodGone: !w.target.exists || t.PodUID != w.target.uid,
-			Restoring: w.tree == restoring, VerifiedRounds: t.VerifiedRounds, Prepared: w.pick(2) == 0, ParkExpired: parked && w.pick(40) == 0}
+			Restoring: w.tree == restoring, StandStill: w.tree == standing && w.still == w.containers, VerifiedRounds: t.VerifiedRounds, Prepared: w.pick(2) == 0, ParkExpired: parked && w.pick(40) == 0}
+		w.observeSetTarget(m, &o)
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
 		switch action {
@@ -304,7 +316,11 @@ func (w *world) targetAgent() *actor {
 				a.wrote(w)
 			}}
 		case TargetOpenGate:
-			return []func(){func() { w.openGate() }, state(v1alpha1.TargetReleased)}
+			return []func(){func() {
+				if t.PodUID == w.target.uid {
+					w.openGate()
+				}
+			}, state(v1alpha1.TargetReleased)}
 		case TargetReport:
 			switch {
 			case w.tree == died:
@@ -332,12 +348,27 @@ func (w *world) targetAgent() *actor {
 				}
 				a.wrote(w)
 			}}
+		case TargetRetry:
+			return w.retrySteps(a)
 		case TargetRestore:
+			if w.set != nil {
+				return w.restoreSteps(a, t.PodUID)
+			}
 			return []func(){func() { w.startRestore() }}
+		case TargetLetGo:
+			// It has read the register past the cache; what it does then takes a while.
+			if handover(w.latest()) != v1alpha1.HandoverCommitted && !w.deciders.letsGoUnasked {
+				return nil
+			}
+			return []func(){func() { w.marked = w.marked || w.tree == standing }, func() {
+				if w.tree == standing && w.marked {
+					w.tree, w.still, w.executed = restored, 0, true
+				}
+			}}
 		case TargetDiscard:
 			return []func(){func() {
-				if w.tree == leftovers || w.tree == restored {
-					w.tree = allCleaned
+				if w.tree == leftovers || w.tree == restored || w.tree == standing {
+					w.endStanding()
 				}
 			}}
 		case TargetReportGone:
@@ -374,7 +405,7 @@ func (w *world) openGate() {
 }
 
 func (w *world) startRestore() {
-	if w.parked && w.tree == noRestore {
+	if w.parked && (w.tree == noRestore || w.tree == standing && w.still < w.containers) {
 		if w.executed {
 			w.violated("an image set is restored again though it has run")
 		}

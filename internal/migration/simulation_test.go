@@ -15,9 +15,23 @@ import (
 // nature is everything else that happens: kubelets, the runtime wrapper, the
 // clock, and users. Faults stop when the simulation is to come to rest.
 func (w *world) nature(faults bool) {
+	if w.owner != nil && w.pick(5) == 0 {
+		w.ownerActs(faults)
+		w.check()
+		return
+	}
+	if w.set != nil && w.pick(5) == 0 {
+		w.setActs(faults)
+		w.check()
+		return
+	}
 	switch w.pick(8) {
 	case 0, 1: // the target's kubelet
 		switch {
+		case w.set != nil && !w.off && !w.cut && w.set.placeholder.deleting && w.pick(3) == 0:
+			w.set.placeholder = simPod{uid: w.set.placeholder.uid}
+		case w.set != nil && w.set.refuses(w) && !w.target.deleting:
+			w.parked = false // what only keeps a place is created no more
 		case w.off && w.target.exists && (!w.node.Exists || w.node.OutOfService && w.target.deleting):
 			w.target = simPod{uid: w.target.uid} // the pod garbage collector
 		case w.off || w.cut:
@@ -27,8 +41,8 @@ func (w *world) nature(faults bool) {
 			switch w.tree {
 			case restored:
 				w.tree = died
-			case restoring:
-				w.tree = allCleaned
+			case restoring, standing:
+				w.endStanding()
 			}
 		case w.target.exists && w.gateOpened && !w.parked && w.tree == noRestore:
 			// kubelet creates the container, again when the create before failed;
@@ -36,7 +50,13 @@ func (w *world) nature(faults bool) {
 			w.parked = handover(w.latest()) != v1alpha1.HandoverAborted
 		case w.target.exists && !w.gateOpened:
 			w.gate = true
-		case w.target.exists && w.tree == restored:
+		case w.target.exists && w.tree == standing && w.still < w.containers && !w.parked:
+			// It creates the next container: the one before has started, for all it knows.
+			w.parked = handover(w.latest()) != v1alpha1.HandoverAborted
+		case w.target.exists && w.tree == standing && faults && w.pick(10) == 0:
+			w.log("kubelet kills what stands still")
+			w.endStanding()
+		case w.target.exists && (w.tree == restored || w.tree == standing && w.still == w.containers):
 			w.target.started = true
 		}
 	case 2: // the source's kubelet
@@ -54,6 +74,9 @@ func (w *world) nature(faults bool) {
 			switch {
 			case faults && w.pick(3) == 0:
 				w.tree = leftovers
+			case w.containers > 1:
+				w.tree = standing
+				w.still++
 			case faults && w.pick(6) == 0:
 				// It is killed after it has let the processes go: so are they.
 				w.tree, w.executed = died, true
@@ -84,10 +107,20 @@ func (w *world) nature(faults bool) {
 			w.versions = append(w.versions, m)
 		} else if w.target.exists && !w.targetMayRun() {
 			w.log("a user deletes the target pod")
-			w.target.deleting, w.targetDeleted = true, true
+			w.target.deleting, w.targetDeleted = true, w.set == nil
 		}
 	}
 	w.check()
+}
+
+// endStanding ends containers of several that have not run. Those that were marked may
+// have, for all that anybody knows.
+func (w *world) endStanding() {
+	w.tree = allCleaned
+	if w.marked {
+		w.tree = died
+	}
+	w.still = 0
 }
 
 func (w *world) choose(r v1alpha1.ResolveRequest) {
@@ -167,6 +200,12 @@ func simulate(pick func(n int) int, d deciders, steps int) (violations, trace []
 	}
 	run(steps, true)
 	run(3000, false)
+	if len(w.broken) == 0 && w.set != nil && w.set.stuck(w) {
+		w.log("a person gives the pod up")
+		w.set.givenUp = true
+		w.choose(v1alpha1.ResolveForceTarget)
+		run(3000, false)
+	}
 	if len(w.broken) == 0 && w.undecidable() {
 		w.log("a user deletes the target pod")
 		w.target.deleting, w.targetDeleted = w.target.exists, true
@@ -358,10 +397,58 @@ func TestSimulationNoticesBrokenRules(t *testing.T) {
 				return DecideTarget(o)
 			}
 		},
+		"target calls restored what stands still": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				o.Restored = o.Restored || o.StandStill
+				return DecideTarget(o)
+			}
+		},
+		"target never lets go what stands still": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if a := DecideTarget(o); a != TargetLetGo {
+					return a
+				}
+				return TargetIdle
+			}
+		},
+		"target lets go under an aborted register": func(d *deciders) {
+			d.target = func(o TargetObservation) TargetAction {
+				if o.StandStill {
+					return TargetLetGo
+				}
+				return DecideTarget(o)
+			}
+			d.letsGoUnasked = true
+		},
 		"target restores again after a restart of its node": func(d *deciders) {
 			d.target = func(o TargetObservation) TargetAction {
 				o.Rebooted = false
 				return DecideTarget(o)
+			}
+		},
+		"an owner's pods are not held back": func(d *deciders) {
+			d.steer = func(o SteerObservation) (SteerVerdict, string) {
+				v, why := Steer(o)
+				if v == SteerHold {
+					return SteerPass, ""
+				}
+				return v, why
+			}
+		},
+		"controller keeps what it has released": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != ReturnSource {
+					return v
+				}
+				return finish(rollbackFailure(o.Migration))
+			}
+		},
+		"controller is done before the owner is": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if o.Owner.Returned {
+					return finish(rollbackFailure(o.Migration))
+				}
+				return Decide(o)
 			}
 		},
 		"controller forgets the target pod": func(d *deciders) {

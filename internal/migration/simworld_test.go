@@ -37,6 +37,7 @@ const (
 	noRestore  restore = ""
 	restoring  restore = "restoring" // the wrapper is at it; processes may run
 	restored   restore = "restored"
+	standing   restore = "standing"   // some or all of several containers are restored, and none has run
 	leftovers  restore = "leftovers"  // it failed and something is still there
 	allCleaned restore = "allCleaned" // it failed and nothing is left
 	died       restore = "died"       // it ran, and was ended; the mark is there
@@ -69,6 +70,10 @@ type world struct {
 	// The target's node.
 	gate, gateOpened, parked bool
 	tree                     restore
+	// containers of the pod, and how many of them stand still; marked: they are about to
+	// be let go.
+	containers, still int
+	marked            bool
 	// A person deleted the target, or in the end the source.
 	targetDeleted, sourceDeleted bool
 	// The target's machine: on, cut off from everybody else, and its Node object.
@@ -84,6 +89,11 @@ type world struct {
 	// imagesGone: the source agent removed the image set.
 	imagesGone bool
 
+	// owner of the pod; nil when it is nobody's.
+	owner *simOwner
+	// set is the pod's StatefulSet; nil when it has none.
+	set *simSet
+
 	deciders deciders
 	trace    []string
 	broken   []string
@@ -94,11 +104,18 @@ type deciders struct {
 	controller func(Observation) Decision
 	source     func(SourceObservation) SourceAction
 	target     func(TargetObservation) TargetAction
+	steer      func(SteerObservation) (SteerVerdict, string)
 	// volatileGuard: the source's node forgets with its power what it guards.
 	volatileGuard bool
+	// noPolicy: the API server does not keep the name of a pod that keeps it.
+	noPolicy bool
+	// followsBlindly: another pod becomes the target whatever was restored into the one before.
+	followsBlindly bool
+	// letsGoUnasked: the target does not look at the register before it lets go.
+	letsGoUnasked bool
 }
 
-var realDeciders = deciders{controller: Decide, source: DecideSource, target: DecideTarget}
+var realDeciders = deciders{controller: Decide, source: DecideSource, target: DecideTarget, steer: Steer}
 
 var simStart = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -109,11 +126,24 @@ func newWorld(pick func(n int) int, d deciders) *world {
 	rounds := int32(3)
 	m.Spec = v1alpha1.MigrationSpec{PodName: "pod", Timeout: &metav1.Duration{Duration: time.Hour}}
 	m.Spec.PreCopy.MaxRounds = &rounds
-	return &world{
-		pick: pick, now: simStart, versions: []*v1alpha1.Migration{m}, deciders: d,
+	w := &world{
+		containers: 1 + pick(3),
+		pick:       pick, now: simStart, versions: []*v1alpha1.Migration{m}, deciders: d,
 		node:   TargetNode{Known: true, Exists: true, UID: "node-0"},
 		source: simPod{uid: "source", exists: true, started: true}, sourceTasks: running,
 	}
+	switch pick(3) {
+	case 0:
+		w.owner = &simOwner{sees: 1}
+	case 1:
+		w.set = &simSet{}
+	}
+	return w
+}
+
+func (w *world) newTarget() {
+	w.created++
+	w.target = simPod{uid: types.UID(fmt.Sprint("target-", w.created)), exists: true}
 }
 
 func (w *world) latest() *v1alpha1.Migration { return w.versions[len(w.versions)-1] }
@@ -132,6 +162,15 @@ func (w *world) write(precondition int, change func(*v1alpha1.MigrationStatus)) 
 	if err := legalRegister(w.latest().Status.Handover, m.Status.Handover); err != "" {
 		return false // the API's validation refuses it
 	}
+	if handover(w.latest()) == v1alpha1.HandoverCommitted && handover(m) == v1alpha1.HandoverAborted {
+		switch w.latest().Status.Phase {
+		case v1alpha1.PhaseReplacing, v1alpha1.PhaseCompleting, v1alpha1.PhaseSucceeded:
+			return false
+		}
+		if r := m.Status.Handover.Reason; w.set == nil && (r == v1alpha1.ReasonOwnerChanged || r == v1alpha1.ReasonRolloutInProgress) {
+			return false
+		}
+	}
 	w.versions = append(w.versions, m)
 	return true
 }
@@ -149,7 +188,8 @@ func legalRegister(from, to *v1alpha1.Handover) string {
 		return "final"
 	case to.State != v1alpha1.HandoverAborted:
 		return "only taken back"
-	case to.By == "controller" && to.Reason != v1alpha1.ReasonTargetNodeLost && to.Reason != v1alpha1.ReasonResolvedToSource:
+	case to.By == "controller" && to.Reason != v1alpha1.ReasonTargetNodeLost && to.Reason != v1alpha1.ReasonResolvedToSource &&
+		to.Reason != v1alpha1.ReasonOwnerChanged && to.Reason != v1alpha1.ReasonRolloutInProgress:
 		return "not by the controller"
 	}
 	return ""
@@ -166,7 +206,7 @@ func (w *world) violated(format string, args ...any) {
 func (w *world) sourceRuns() bool { return w.sourceTasks == running || w.sourceTasks == fresh }
 
 func (w *world) targetMayRun() bool {
-	return w.tree == restoring || w.tree == restored || w.tree == leftovers
+	return w.tree == restoring || w.tree == restored || w.tree == leftovers || w.tree == standing
 }
 
 // check looks at the invariants.
@@ -179,6 +219,11 @@ func (w *world) check() {
 	}
 	// The image set keeps the pod alive from its completion to the restore.
 	beingRestored := w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted && w.tree != allCleaned && w.tree != died
+	if w.set != nil {
+		w.checkSet()
+		// Nobody has to be restoring it: the images are the pod until it runs again.
+		beingRestored = w.dumped && !w.imagesGone && handover(w.latest()) == v1alpha1.HandoverCommitted || w.set.givenUp
+	}
 	if w.sourceTasks == dead && w.tree != restored && !beingRestored && !w.targetDeleted && !w.sourceLost {
 		w.violated("nothing is left of the pod")
 	}
@@ -219,7 +264,8 @@ func (w *world) machineFails() {
 	w.node.NotReady = "NodeStatusUnknown"
 	// What kubelet has seen to run may be confirmed by now: then it was the only
 	// copy, and nobody can help that.
-	w.targetDeleted = w.targetDeleted || w.target.started
+	w.targetDeleted = w.targetDeleted || w.target.started && w.executed
+	w.still, w.marked = 0, false
 	switch {
 	case w.tree == restored && w.ran:
 		w.tree = allCleaned
@@ -240,9 +286,14 @@ func (w *world) machineReturns() {
 // checkEnd looks at what is left when all is quiet.
 func (w *world) checkEnd() {
 	phase := w.latest().Status.Phase
+	w.checkOwner(phase)
 	switch {
 	case !Finished(phase):
 		w.violated("it does not end: phase %s, handover %v, source %s, target %q, report %+v", phase, w.latest().Status.Handover, w.sourceTasks, w.tree, w.latest().Status.Target)
+	case phase == v1alpha1.PhaseSucceeded && w.set != nil && w.set.givenUp:
+		if w.sourceTasks != dead || w.source.exists {
+			w.violated("given up with source %s", w.sourceTasks)
+		}
 	case phase == v1alpha1.PhaseSucceeded:
 		if w.tree != restored && !w.targetDeleted || w.sourceTasks != dead || w.source.exists || !w.target.exists && !w.targetDeleted {
 			w.violated("succeeded with source %s, target %q", w.sourceTasks, w.tree)

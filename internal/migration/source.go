@@ -41,6 +41,9 @@ type SourceObservation struct {
 	Moment MomentVerdict
 	// ChainBroken: the next dump has to be a full one.
 	ChainBroken bool
+	// PeersTold: this agent has told the peers of the frozen pod. Doing it again after
+	// a restart does no harm.
+	PeersTold bool
 	// Standing: the final dumps have been started, and touch nothing before the freeze.
 	// Ready: all of them wait for it.
 	Standing, Ready bool
@@ -82,6 +85,9 @@ const (
 	SourceReportKilled SourceAction = "ReportKilled"
 	// SourceResume: thaw, connect, report Resumed.
 	SourceResume SourceAction = "Resume"
+	// SourceTellPeers: the target was confirmed; reset the connections of the pod that
+	// stays frozen, so that its peers connect to the target.
+	SourceTellPeers SourceAction = "TellPeers"
 	// SourceKill: the pod object is gone; kill what is left of it, report Killed.
 	SourceKill SourceAction = "Kill"
 	// SourceClean: remove the images and all traces on the node, report Cleaned.
@@ -100,8 +106,9 @@ func (a SourceAction) Armed() bool {
 // DecideSource says what the source agent has to do next. A frozen pod is
 // thawed only under an aborted register. Under a committed one it stays frozen
 // until kubelet ends it, because the controller has deleted the pod after the
-// target was confirmed (phase Completing); what is left when the pod object is
-// gone is killed.
+// target was confirmed (phase Completing), or, when it keeps its name, to make room
+// for the target (phase Replacing); what is left when the pod object is gone is
+// killed. The images stay until the target is confirmed.
 func DecideSource(o SourceObservation) SourceAction {
 	state := o.Report.State
 	switch o.Handover {
@@ -116,15 +123,20 @@ func DecideSource(o SourceObservation) SourceAction {
 
 	case v1alpha1.HandoverCommitted:
 		confirmed := o.Phase == v1alpha1.PhaseCompleting || Finished(o.Phase)
+		given := confirmed || o.Phase == v1alpha1.PhaseReplacing
 		switch {
-		case !confirmed && o.Killed && o.Report.Failure == nil:
+		case !given && o.Killed && o.Report.Failure == nil:
 			return SourceReportKilled
-		case !confirmed || state == v1alpha1.SourceCleaned:
+		case !given || state == v1alpha1.SourceCleaned:
 			return SourceIdle
+		case state == v1alpha1.SourceKilled && !confirmed:
+			return SourceIdle // the images are all that there is of the pod
 		case state == v1alpha1.SourceKilled:
 			return SourceClean
 		case o.PodGone:
 			return SourceKill
+		case !o.PeersTold:
+			return SourceTellPeers
 		}
 		// While the pod object exists only kubelet may end its tasks: killed
 		// before kubelet has seen the deletion, they would be started afresh.

@@ -15,9 +15,13 @@ type TargetObservation struct {
 	SourceRounds   int32
 	ManifestDigest string
 	Report         v1alpha1.TargetReport
+	// SameName: the target has the source's name, and is made when the source is gone.
+	// Placeholder: what is looked at is only the pod that keeps its place until then.
+	SameName, Placeholder bool
 	// GateRunning: the target pod's gate runs on this node.
 	GateRunning bool
-	// Parked: every container's create is parked in the wrapper right now.
+	// Parked: the create of the pod's first container is parked in the wrapper right
+	// now. Kubelet creates the next one when that has returned.
 	Parked bool
 	// Prepared: every parked create was told which images it will have to restore.
 	Prepared bool
@@ -27,6 +31,9 @@ type TargetObservation struct {
 	// seen it run and end. RestoreFailed: a restore has ended without success, or
 	// can no longer succeed.
 	Restored, RestoreFailed bool
+	// StandStill: every container was restored, and not all of them run yet: they
+	// stand still until the last one is there.
+	StandStill bool
 	// Lost: a container's processes have run, or may have, and they are not there,
 	// nor has kubelet seen them run and end.
 	Lost bool
@@ -72,11 +79,16 @@ const (
 	TargetCommit TargetAction = "Commit"
 	// TargetRestore: let the parked creates restore, report Restoring, then Restored.
 	TargetRestore TargetAction = "Restore"
+	// TargetLetGo: all containers of the pod are restored; let them go together.
+	TargetLetGo TargetAction = "LetGo"
 	// TargetDiscard: remove what was restored, or what a failed restore left, and
 	// prove that it is gone.
 	TargetDiscard TargetAction = "Discard"
 	// TargetTakeBack: write Committed → Aborted. Only after TreeGone.
 	TargetTakeBack TargetAction = "TakeBack"
+	// TargetRetry: forget a restore that has failed and left nothing, so that the next
+	// create is restored again.
+	TargetRetry TargetAction = "Retry"
 	// TargetReportGone: publish that nothing is left of a pod that ran here, or may have.
 	TargetReportGone TargetAction = "ReportGone"
 	// TargetClean: fail what is parked, remove all traces on the node, report Cleaned.
@@ -85,7 +97,7 @@ const (
 
 // DecideTarget says what the target agent has to do next. It restores only
 // under a committed register, and takes a commit back only when nothing of the
-// restored tree is left. Under an aborted one the source may run: whatever was
+// restored tree is left; of a pod that keeps its name it tries again instead. Under an aborted one the source may run: whatever was
 // restored is killed before anything else, and no matter how well it does.
 func DecideTarget(o TargetObservation) TargetAction {
 	state := o.Report.State
@@ -124,7 +136,7 @@ func DecideTarget(o TargetObservation) TargetAction {
 		return TargetReport
 	case !o.Parked && state == v1alpha1.TargetParked:
 		return TargetReport
-	case armed && o.Parked && !o.Prepared && (o.SourceState == v1alpha1.SourceReady || o.SourceState == v1alpha1.SourceFrozen):
+	case armed && o.Parked && !o.Prepared && !o.Placeholder && (o.SourceState == v1alpha1.SourceReady || o.SourceState == v1alpha1.SourceFrozen):
 		return TargetPrepare
 	case o.GateRunning && o.SourceState == v1alpha1.SourceConverged && o.VerifiedRounds >= o.SourceRounds:
 		return TargetOpenGate
@@ -140,12 +152,18 @@ func DecideTarget(o TargetObservation) TargetAction {
 // back only if the pod has not run here; once it may have, a person decides.
 func decideRestore(o TargetObservation) TargetAction {
 	reported := o.Report.State == v1alpha1.TargetRestored
+	unconfirmed := o.Phase == v1alpha1.PhaseSwitchingOver || o.Phase == v1alpha1.PhaseReplacing
+	// A pod that keeps its name has nothing to fall back on: its commit is not taken
+	// back, and a restore that has failed is tried again.
+	begun := o.RestoreBegun || o.Report.RestoreStartedAt != nil
 	// It ran, or may have, and before the source was removed it was lost: with the
 	// pod's object, with a create that failed after all, or with the node's power.
 	lost := o.Lost || o.Rebooted || reported && (o.PodGone || !o.Restored)
 	switch {
-	case o.Report.TreeGoneAt != nil, o.Report.State == v1alpha1.TargetCleaned, reported && o.Phase != v1alpha1.PhaseSwitchingOver:
+	case o.Report.TreeGoneAt != nil, o.Report.State == v1alpha1.TargetCleaned, reported && !unconfirmed:
 		return TargetIdle
+	case o.SameName && (o.Placeholder || o.Phase != v1alpha1.PhaseReplacing):
+		return TargetIdle // until the source has given the name up
 	case o.Phase == v1alpha1.PhaseCompleting, Finished(o.Phase):
 		// A person has said that the pod is the target's, whatever is left of it:
 		// the source is being removed, and nothing is taken back any more.
@@ -154,7 +172,7 @@ func decideRestore(o TargetObservation) TargetAction {
 		// Neither is another one told, nor anything discarded, before it has ended:
 		// it could still make processes.
 		return TargetIdle
-	case lost && o.Phase != v1alpha1.PhaseSwitchingOver:
+	case lost && !unconfirmed:
 		return TargetIdle // it is decided already
 	case lost && o.RestoreBegun && !o.TreeGone:
 		return TargetDiscard
@@ -164,10 +182,18 @@ func decideRestore(o TargetObservation) TargetAction {
 		return TargetIdle
 	case o.Restored:
 		return TargetReport
+	case o.SameName && o.GateRunning:
+		return TargetOpenGate
+	case o.SameName && !begun:
+		// Also when the pod is gone: there will be another.
 	case o.RestoreFailed && !o.TreeGone:
 		return TargetDiscard
+	case o.RestoreFailed && o.SameName:
+		return TargetRetry
 	case o.RestoreFailed:
 		return TargetTakeBack
+	case o.StandStill:
+		return TargetLetGo
 	}
 	return TargetRestore
 }

@@ -27,6 +27,7 @@ const maxHostname = 63
 // plugin has written about one sandbox: copied, they would be lies.
 var notCopied = []string{
 	corev1.LastAppliedConfigAnnotation,
+	v1alpha1.AnnotationRelease,
 	"cni.projectcalico.org/containerID",
 	"cni.projectcalico.org/podIP",
 	"cni.projectcalico.org/podIPs",
@@ -72,9 +73,11 @@ func BuildTargetPod(source *corev1.Pod, m *v1alpha1.Migration, gateImage string,
 	runtimeClass := v1alpha1.RuntimeClassName
 	s.RuntimeClassName = &runtimeClass
 	s.Hostname = hostname(source)
+	// The effects of the other init containers are in the images.
+	sidecars := Sidecars(pod)
 	pinImages(source, s.Containers)
-	// The init containers' effects are in the images; only the gate runs.
-	s.InitContainers = []corev1.Container{gate(s.Containers, gateImage, pullPolicy)}
+	pinImages(source, sidecars)
+	s.InitContainers = append([]corev1.Container{gate(s.Containers, gateImage, pullPolicy)}, sidecars...)
 	earlier := source.Annotations[v1alpha1.AnnotationMigration] != ""
 	s.Affinity = onNodes(s.Affinity, hostnames, earlier)
 	return pod
@@ -102,7 +105,7 @@ func hostname(source *corev1.Pod) string {
 func pinImages(source *corev1.Pod, containers []corev1.Container) {
 	for i := range containers {
 		c := &containers[i]
-		s := containerStatus(source, c.Name)
+		s := ContainerStatus(source, c.Name)
 		if s == nil {
 			continue
 		}

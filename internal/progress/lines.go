@@ -167,11 +167,13 @@ func switchover(m *v1alpha1.Migration, s Summary) []Line {
 			Duration(d.Total.Duration), Duration(d.FreezeAndDump.Duration), Duration(d.Handover.Duration), Duration(d.Restore.Duration))}
 	}
 	src := m.Status.Source
-	if src == nil || m.Status.Phase != v1alpha1.PhaseSwitchingOver {
+	if src == nil || m.Status.Phase != v1alpha1.PhaseSwitchingOver && m.Status.Phase != v1alpha1.PhaseReplacing {
 		return nil
 	}
 	what := "arming"
 	switch h := m.Status.Handover; {
+	case m.Status.Phase == v1alpha1.PhaseReplacing:
+		what = "committed, the pod is made again and restored"
 	case h != nil && h.State == v1alpha1.HandoverCommitted:
 		what = "committed, restoring"
 	case src.State == v1alpha1.SourceDumped:

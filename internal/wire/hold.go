@@ -59,8 +59,13 @@ type HoldState struct {
 	Error string `json:"error,omitempty"`
 	// Cleared: it was seen that no process of the restore is left.
 	Cleared bool `json:"cleared,omitempty"`
-	// LetGo: the processes were complete, and were about to run.
-	LetGo bool `json:"letGo,omitempty"`
+	// Frozen: the restore is complete, its processes have not run, and they stand
+	// still until LetGo.
+	Frozen bool `json:"frozen,omitempty"`
+	// LetGo: the processes were complete, and were about to run; of frozen ones also
+	// when that was.
+	LetGo   bool       `json:"letGo,omitempty"`
+	LetGoAt *time.Time `json:"letGoAt,omitempty"`
 	// Result of a complete restore.
 	Result *Result `json:"result,omitempty"`
 	// Confirmed: the target owns the pod for good, see Confirm.
@@ -239,6 +244,25 @@ func Holds(runDir, podUID, container string) ([]HoldState, error) {
 		found = append(found, s)
 	}
 	return found, nil
+}
+
+// RemoveEnded removes the holds of a container that nothing holds any more: what they
+// say of restores is forgotten. Those of creates that wait stay.
+func RemoveEnded(runDir, podUID, container string) error {
+	holds, err := Holds(runDir, podUID, container)
+	if err != nil {
+		return err
+	}
+	for _, s := range holds {
+		if s.Alive {
+			continue
+		}
+		err := os.Remove(filepath.Join(runDir, holdsDir, podUID, container, s.ContainerID))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("hold: %w", err)
+		}
+	}
+	return nil
 }
 
 // RemoveHolds removes the holds of a pod that nothing holds any more: ErrHeld

@@ -62,6 +62,19 @@ func TestHoldTellsWhatBecameOfACreate(t *testing.T) {
 	}
 }
 
+func TestHoldsThatEndedAreForgotten(t *testing.T) {
+	dir := t.TempDir()
+	failed := take(t, dir, "c1")
+	must(t, failed.Ordered())
+	must(t, failed.Failed(errors.New("criu"), true))
+	must(t, failed.Release())
+	waits := take(t, dir, "c2")
+	must(t, RemoveEnded(dir, "pod", "app"))
+	one(t, dir, HoldState{ContainerID: "c2", Bundle: "/b/c2", Alive: true})
+	must(t, waits.Release())
+	must(t, RemoveEnded(dir, "pod", "other"))
+}
+
 // Every id that runc accepts is seen.
 func TestHoldOfAnyID(t *testing.T) {
 	for _, id := range []string{".hidden", "a+b", "_", "-", "x.new"} {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,6 +53,21 @@ func NoteLetGo(markPath string) error {
 		return fmt.Errorf("mark: %w", err)
 	}
 	return errors.Join(addTo(f, &HoldState{LetGo: true}), f.Close())
+}
+
+// LetGo turns the hold of a container that was restored and stands still into its
+// mark, before it is thawed: from here on it may have run. Repeating it is harmless.
+func LetGo(runDir, podUID, container, containerID string, at time.Time) error {
+	path := filepath.Join(runDir, holdsDir, podUID, container, containerID)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0)
+	if err == nil {
+		// One that is noted and not renamed is a hold still, and nothing has run.
+		err = errors.Join(addTo(f, &HoldState{LetGo: true, LetGoAt: &at}), f.Close())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("let go: %w", err)
+	}
+	return MarkRun(path, restoredPath(runDir, podUID, container))
 }
 
 // Withdraw makes the mark a hold again, if the processes were not let go. It is for

@@ -27,7 +27,7 @@ import (
 const (
 	// Version of the protocol. Both sides come out of the same image; a
 	// mismatch means a half-done upgrade and is an error.
-	Version = 3
+	Version = 4
 	// MaxMessage is the largest message in bytes.
 	MaxMessage = 64 << 10
 	// SocketName is the socket's name in the agent's run directory.
@@ -106,6 +106,9 @@ type Images struct {
 	CRIUConfig string `json:"criuConfig,omitempty"`
 	// Timeout bounds the restore; the wrapper ends it and removes what it left.
 	Timeout time.Duration `json:"timeout"`
+	// Frozen: the container is one of several. What is restored must not run yet, it
+	// is left frozen: the agent lets all of them go together (see LetGo).
+	Frozen bool `json:"frozen,omitempty"`
 }
 
 // Result tells the agent how the restore went, or that a preparation has ended.

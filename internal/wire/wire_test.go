@@ -54,12 +54,12 @@ func TestReadRefuses(t *testing.T) {
 		want error
 	}{
 		"nothing":          {"", io.EOF},
-		"half a message":   {`{"version":3`, io.ErrUnexpectedEOF},
-		"no newline":       {`{"version":3}`, io.ErrUnexpectedEOF},
+		"half a message":   {`{"version":4`, io.ErrUnexpectedEOF},
+		"no newline":       {`{"version":4}`, io.ErrUnexpectedEOF},
 		"no version":       {"{}\n", ErrVersion},
-		"newer version":    {`{"version":4}` + "\n", ErrVersion},
+		"newer version":    {`{"version":5}` + "\n", ErrVersion},
 		"endless line":     {strings.Repeat("x", MaxMessage+10), ErrTooLarge},
-		"line too long":    {strings.Repeat(" ", MaxMessage) + `{"version":3}` + "\n", ErrTooLarge},
+		"line too long":    {strings.Repeat(" ", MaxMessage) + `{"version":4}` + "\n", ErrTooLarge},
 		"nothing but text": {"hello\n", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -94,10 +94,10 @@ func TestWriteRefusesWhatReadWould(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte(`{"version":3,"verdict":"restore","images":{"dir":"/i","workDir":"/w","timeout":1}}` + "\n"))
-	f.Add([]byte(`{"version":3,"podUID":"u","containerName":"c"}` + "\n" + `{"version":3,"pid":1}` + "\n"))
-	f.Add([]byte(`{"version":3,"podUID":"u","containerName":"c","waited":5,"parked":true}` + "\n"))
-	f.Add([]byte(`{"version":3,"podUID":"u","waited":-1,"result":{"version":3,"error":"x","start":"2026-01-02T03:04:05Z","duration":1}}` + "\n"))
+	f.Add([]byte(`{"version":4,"verdict":"restore","images":{"dir":"/i","workDir":"/w","timeout":1}}` + "\n"))
+	f.Add([]byte(`{"version":4,"podUID":"u","containerName":"c"}` + "\n" + `{"version":3,"pid":1}` + "\n"))
+	f.Add([]byte(`{"version":4,"podUID":"u","containerName":"c","waited":5,"parked":true}` + "\n"))
+	f.Add([]byte(`{"version":4,"podUID":"u","waited":-1,"result":{"version":3,"error":"x","start":"2026-01-02T03:04:05Z","duration":1}}` + "\n"))
 	f.Add([]byte("\n\n\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, msg := range []versioned{&Request{}, &Reply{}, &Result{}} {

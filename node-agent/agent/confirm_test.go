@@ -116,7 +116,7 @@ func TestAStaleCommitRestoresNothing(t *testing.T) {
 	// It waits for the cache, which never comes to know here.
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := s.restore(ctx, at(v1alpha1.HandoverCommitted)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.restore(ctx, at(v1alpha1.HandoverCommitted), nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("restore: %v", err)
 	}
 	if l := r.lot(); l == nil || !l.waits() {

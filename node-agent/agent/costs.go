@@ -66,6 +66,9 @@ func (c *costs) learn(l migration.Load, measured v1alpha1.DowntimeStatus) error 
 // learn remembers what a migration that has been confirmed took, and how far its
 // prediction was off.
 func (s *sourceSession) learn(m *v1alpha1.Migration) {
+	if migration.SameName(m) {
+		return // its hand-over waits for the pod to be made again
+	}
 	measured := migration.Downtime(&v1alpha1.MigrationStatus{
 		Source: &v1alpha1.SourceStatus{SourceReport: s.report}, Target: m.Status.Target,
 	})
@@ -75,7 +78,7 @@ func (s *sourceSession) learn(m *v1alpha1.Migration) {
 	if p := measured.Predicted; p != nil {
 		downtimeOverPrediction.Observe(measured.Total.Seconds() / p.Seconds())
 	}
-	l := migration.Load{ResidentBytes: s.report.ResidentBytes}
+	l := migration.Load{ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers)}
 	if c := s.report.Convergence; c != nil {
 		l.Bandwidth = c.BandwidthBytesPerSecond
 	}

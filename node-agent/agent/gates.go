@@ -66,7 +66,7 @@ func (a *Agent) reconcileGate(ctx context.Context, req reconcile.Request) (recon
 // wasMoved says whether a container of a target pod has run: none does but by a
 // restore, or after one.
 func wasMoved(pod *corev1.Pod) bool {
-	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return hasRun(pod, c.Name) })
+	return !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return !hasRun(pod, c.Name) })
 }
 
 // errSignalGate: the gate runs and cannot be told to end.

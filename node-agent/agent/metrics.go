@@ -25,6 +25,10 @@ var (
 		Namespace: "godwit", Subsystem: "agent", Name: "restore_duration_seconds",
 		Help: "Time from the start of the restore until the processes ran.", Buckets: prometheus.ExponentialBuckets(0.05, 2, 12),
 	})
+	restores = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "godwit", Subsystem: "agent", Name: "restores_total",
+		Help: "Orders to restore a container, by what it is restored from: merged, on this node, or the chain on the volume.",
+	}, []string{"from"})
 	downtimeOverPrediction = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: "godwit", Subsystem: "agent", Name: "downtime_over_prediction_ratio",
 		Help:    "Measured downtime of migrations from this node, divided by what was predicted right before the freeze.",
@@ -53,5 +57,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, downtimeOverPrediction, failures, imageSetRefusals, writesRefused, orphansRemoved, wrapperRequests)
+	metrics.Registry.MustRegister(roundDuration, roundBytes, finalDumpDuration, restoreDuration, restores, downtimeOverPrediction, failures, imageSetRefusals, writesRefused, orphansRemoved, wrapperRequests)
 }

@@ -260,12 +260,12 @@ func TestForeignProcessIsCounted(t *testing.T) {
 		}
 		return nil
 	}))
-	if got := foreigners(t) - before; got != 1 {
-		t.Errorf("counted %v", got)
-	}
-	// The agent serves on.
+	// The agent serves on: who is served next comes after the count.
 	if _, _, reply := r.ask(wire.Request{ContainerID: "c1"}); reply.Verdict != wire.Park {
 		t.Errorf("answered %+v", reply)
+	}
+	if got := foreigners(t) - before; got != 1 {
+		t.Errorf("counted %v", got)
 	}
 }
 

@@ -25,8 +25,10 @@ type checked struct {
 	// inspections by container name.
 	inspections map[string]runtime.Inspection
 	probe       runtime.Probe
-	// free bytes on the volume.
-	free int64
+	// free bytes on the volume, and bytes of the files that travel.
+	free, files int64
+	// unpackable says what of the files cannot travel, nil when they can.
+	unpackable error
 	// maxRounds of the spec.
 	maxRounds int32
 	// costs of switchovers of this node, as far as they are known.
@@ -86,6 +88,13 @@ func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (chec
 		}
 		c.inspections[k.Name] = i
 	}
+	if c.files, err = onVolume(ctx, &s.sessionBase, volumeTimeout, "look at the pod's files", func(ctx context.Context) (int64, error) {
+		return s.fileSize(ctx, m, c.pod, c.containers)
+	}); errors.Is(err, runtime.ErrNotPackable) {
+		c.unpackable = err
+	} else if err != nil {
+		return c, err
+	}
 	if c.free, err = onVolume(ctx, &s.sessionBase, volumeTimeout, "look at the volume", func(context.Context) (int64, error) {
 		return s.Store.Free()
 	}); err != nil {
@@ -120,7 +129,7 @@ func (s *sourceSession) inspect(ctx context.Context, k runtime.Container) (runti
 // evaluate turns what was gathered into refusals. Pure.
 func evaluate(c checked) []v1alpha1.Failure {
 	refusals := migration.CheckPod(c.pod)
-	if f := migration.CheckProbeBudget(c.pod, c.costs.Predict(migration.Load{}).Total.Duration); f != nil {
+	if f := migration.CheckProbeBudget(c.pod, c.costs.Predict(migration.Load{Containers: len(c.containers)}).Total.Duration); f != nil {
 		refusals = append(refusals, *f)
 	}
 	var resident int64
@@ -132,6 +141,7 @@ func evaluate(c checked) []v1alpha1.Failure {
 			refusals = append(refusals, r)
 		}
 	}
+	refusals = append(refusals, sharedRefusals(c)...)
 	switch {
 	case c.probe.CRIU == "":
 		refusals = append(refusals, refusal(v1alpha1.ReasonCheckpointNotUsable, "the node has no criu; install it"))
@@ -140,11 +150,14 @@ func evaluate(c checked) []v1alpha1.Failure {
 	case c.probe.CRIUCheck != "":
 		refusals = append(refusals, refusal(v1alpha1.ReasonCheckpointNotUsable, "criu check failed on the node: %s", c.probe.CRIUCheck))
 	}
-	// The first round writes all resident memory, later ones parts of it again.
-	if need := resident + resident/2; c.free < need {
+	if c.unpackable != nil {
+		refusals = append(refusals, refusal(v1alpha1.ReasonFilesNotPortable, "%v; remove it from the container's file system or the emptyDir", c.unpackable))
+	}
+	// The first round writes all resident memory and all files, later ones parts of it again.
+	if need := resident + resident/2 + c.files + c.files/2; c.free < need {
 		refusals = append(refusals, refusal(v1alpha1.ReasonNoSpace,
-			"the volume has %s free, the pod needs about %s; enlarge the claim or wait for other migrations to end",
-			migration.FormatBytes(c.free), migration.FormatBytes(need)))
+			"the volume has %s free, the pod needs about %s, %s of it for files; enlarge the claim or wait for other migrations to end",
+			migration.FormatBytes(c.free), migration.FormatBytes(need), migration.FormatBytes(c.files+c.files/2)))
 	}
 	return refusals
 }
@@ -155,15 +168,17 @@ func processRefusals(i runtime.Inspection, pod *corev1.Pod) []v1alpha1.Failure {
 	var out []v1alpha1.Failure
 	add := func(reason, format string, args ...any) { out = append(out, refusal(reason, format, args...)) }
 	if n := len(i.MultipathTCP); n > 0 {
-		add(v1alpha1.ReasonMultipathTCP, "MPTCP sockets (%s) cannot be dumped; Go servers open them by default since 1.24: set GODEBUG=multipathtcp=0 in the container's environment and restart it",
-			strings.Join(i.MultipathTCP, ", "))
+		add(v1alpha1.ReasonMultipathTCP, "MPTCP sockets (%s) cannot be dumped; Go servers open them by default since 1.24: set GODEBUG=multipathtcp=0 in the container's environment, or label the pod %s=%s, where it is made (such as the Deployment's template), and have it made anew",
+			strings.Join(i.MultipathTCP, ", "), runtime.LabelMultipathTCP, runtime.MultipathTCPOff)
 	}
 	if len(i.UnsupportedSockets) > 0 {
 		add(v1alpha1.ReasonUnsupportedSocket, "sockets that cannot be dumped: %s", strings.Join(i.UnsupportedSockets, ", "))
 	}
 	if i.IOUring {
-		add(v1alpha1.ReasonIOUring, "a process uses io_uring, which cannot be dumped; switch it off in the program (Node.js: UV_USE_IO_URING=0)")
+		add(v1alpha1.ReasonIOUring, "a process uses io_uring, which cannot be dumped; switch it off for the pod with securityContext.seccompProfile.type RuntimeDefault, "+
+			"which leaves no io_uring with containerd 2, or in the program (of Node.js, UV_USE_IO_URING=0 leaves a ring in newer versions)")
 	}
+	out = append(out, surroundings(i)...)
 	if i.MessageQueues {
 		add(v1alpha1.ReasonMessageQueue, "a process has a POSIX message queue open, which cannot be dumped")
 	}
@@ -182,9 +197,29 @@ func processRefusals(i runtime.Inspection, pod *corev1.Pod) []v1alpha1.Failure {
 	if len(i.Devices) > 0 {
 		add(v1alpha1.ReasonDevices, "device files are in use: %s", strings.Join(i.Devices, ", "))
 	}
+	if len(i.VolumeFiles) > 0 {
+		add(v1alpha1.ReasonVolumeFileOpen, "files of a ConfigMap, Secret or the like are open or mapped (%s), which have other names on the target; let the program close them after reading, copy them to an emptyDir, or mount them by subPath", strings.Join(i.VolumeFiles, ", "))
+	}
 	if bound := podAddresses(i.BoundAddresses, pod); len(bound) > 0 {
 		add(v1alpha1.ReasonPodAddressListener, "sockets are bound to the pod's own address (%s), which the target does not have; listen on 0.0.0.0 or ::", strings.Join(bound, ", "))
 	}
+	return out
+}
+
+// surroundings are the facts about what processes have open, and where they are.
+func surroundings(i runtime.Inspection) []v1alpha1.Failure {
+	var out []v1alpha1.Failure
+	list := func(reason string, found []string, format string) {
+		if len(found) > 0 {
+			out = append(out, refusal(reason, format, strings.Join(found, ", ")))
+		}
+	}
+	list(v1alpha1.ReasonDescriptor, i.Descriptors, "descriptors that cannot be dumped are open or mapped: %s; switch off what uses them in the program "+
+		"([userfaultfd]: snapshots of its own memory; [perf_event] and bpf: profiling and tracing)")
+	list(v1alpha1.ReasonNestedNamespace, i.Namespaces, "processes have namespaces of their own (%s), which cannot be dumped; start the program without its sandbox (browsers: --no-sandbox)")
+	list(v1alpha1.ReasonDeletedFile, i.DeletedFiles, "files that were removed are still in use and cannot go into the images: %s; have the program open them anew, or restart it")
+	list(v1alpha1.ReasonForeignFile, i.ForeignFiles, "files are open that lie on no file system mounted in the container: %s; close them, or restart the program")
+	list(v1alpha1.ReasonLostWatch, i.LostWatches, "what is watched with inotify or fanotify was not found in the container (it was removed, or its name has blanks or quotes): %s; have the program watch anew, or restart it")
 	return out
 }
 

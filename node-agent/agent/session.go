@@ -131,9 +131,12 @@ func (s *sessionBase) set() (*images.Set, error) {
 	return s.Store.Set(string(s.uid))
 }
 
+// workName is the directory below the run directory with the logs of all migrations.
+const workName = "work"
+
 // workDir is a directory on the node for the logs of one step.
 func (s *sessionBase) workDir(elem ...string) (string, error) {
-	dir := filepath.Join(append([]string{s.RunDir, "work", string(s.uid)}, elem...)...)
+	dir := filepath.Join(append([]string{s.RunDir, workName, string(s.uid)}, elem...)...)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("work directory: %w", err)
 	}
@@ -143,7 +146,7 @@ func (s *sessionBase) workDir(elem ...string) (string, error) {
 // removeWork removes the node's traces of the migration. A CRIU that was killed
 // in the middle of a restore leaves its temporary mounts there.
 func (s *sessionBase) removeWork() error {
-	dir := filepath.Join(s.RunDir, "work", string(s.uid))
+	dir := filepath.Join(s.RunDir, workName, string(s.uid))
 	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
 		return fmt.Errorf("remove work directory: %w", err)
@@ -156,7 +159,11 @@ func (s *sessionBase) removeWork() error {
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove work directory: %w", err)
 	}
-	return nil
+	set, err := s.set()
+	if err != nil {
+		return err
+	}
+	return set.RemoveLocal()
 }
 
 // apply publishes a report as status.<side> under the side's field manager. It

@@ -43,6 +43,10 @@ type sourceSession struct {
 	// publishAttempted: the digest may have reached the API, so from here only
 	// the register decides.
 	publishAttempted bool
+	// copied is what was copied of the files, up to the last round that was recorded.
+	copied map[treeKey]runtime.Copied
+	// lastFiles is the copying of files that an armed source is prepared for.
+	lastFiles *fileCopy
 	// killed as last observed: the frozen containers are gone.
 	killed bool
 	// fenced is the node's record that it refuses the pod's new containers, as it was
@@ -55,6 +59,8 @@ type sourceSession struct {
 	cpu map[string]cpuUse
 	// settled: no dump of an earlier agent runs any more.
 	settled bool
+	// told: the peers of a pod that was handed over know that it is gone from here.
+	told bool
 	// unclean: an event has said that the images cannot be removed.
 	unclean bool
 }
@@ -130,6 +136,10 @@ func (s *sourceSession) load(ctx context.Context) error {
 			}
 		}
 	}
+	if err := s.loadCopied(); err != nil {
+		// What needs it fails.
+		s.log.Error(err, "the rounds cannot be gone on with")
+	}
 	if s.fenced, err = s.guardFor(s.uid); err != nil {
 		return err
 	}
@@ -173,6 +183,10 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		ChainBroken:   s.chainBroken,
 		Standing:      s.standby != nil,
 		Ready:         s.standby != nil && s.standby.isReady(),
+		PeersTold:     s.told,
+	}
+	if s.hurried() {
+		o.MaxRounds = min(o.MaxRounds, s.rounds()-1)
 	}
 	o.SwitchoverTimeout, _ = migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
 	if h := m.Status.Handover; h != nil {
@@ -193,7 +207,7 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	case err != nil:
 		return o, fmt.Errorf("find the pod's containers: %w", err)
 	default:
-		s.containers = cs
+		s.containers = inOrder(cs, pod, s.report.Containers)
 	}
 	h, err := s.heldBy(s.uid)
 	if err != nil {
@@ -278,6 +292,9 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 		return s.resume(ctx, m)
 	case migration.SourceKill:
 		return now, s.kill(ctx, m)
+	case migration.SourceTellPeers:
+		s.tellPeers(ctx)
+		return now, nil
 	case migration.SourceClean:
 		return now, s.clean(ctx, m)
 	}

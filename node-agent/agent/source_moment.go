@@ -102,6 +102,14 @@ func (s *sourceSession) patience(m *v1alpha1.Migration) time.Duration {
 	return migration.MomentPatience(limit, s.Timeouts.Park)
 }
 
+// hurried: the target's create has been parked for a good part of its time, which the
+// final dump and its verification need as well. No other round begins; spec.preCopy.onStall
+// says what becomes of a pod that has not converged.
+func (s *sourceSession) hurried() bool {
+	armed := s.watch.armedAt
+	return !armed.IsZero() && s.rounds() > 0 && s.Now().Sub(armed) > s.Timeouts.Park/3
+}
+
 // roundEnd is when the last round ended, by the node's clock.
 func (s *sourceSession) roundEnd() time.Time {
 	var end time.Time

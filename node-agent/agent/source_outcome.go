@@ -12,6 +12,7 @@ import (
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // How a switchover ends for the source: it gives up, goes on, or is killed, and
@@ -49,6 +50,18 @@ func (s *sourceSession) letGo(ctx context.Context) error {
 		return err
 	}
 	return s.release(ctx, s.uid)
+}
+
+// tellPeers resets the connections of a pod that goes on elsewhere. Its clients would
+// learn of that in minutes otherwise, or never if they only wait. It is a help to them:
+// a failure delays nothing.
+func (s *sourceSession) tellPeers(ctx context.Context) {
+	s.told = true
+	for _, c := range s.containers {
+		if err := s.Node.Isolator.Reject(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+			s.log.Error(err, "the pod's peers are not told that their connections are gone", "container", c.Name)
+		}
+	}
 }
 
 // kill ends what kubelet has left of the source after the target was confirmed.

@@ -28,7 +28,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	if len(s.containers) == 0 {
 		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound))
 	}
-	if err := s.sameContainers(); err != nil {
+	if err := errors.Join(s.sameContainers(), s.remembered()); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", err)
 	}
 	k := s.rounds()
@@ -47,7 +47,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	containers := s.containers
 	// A pre-dump that is late is ended, which takes a moment.
 	dumped, err := onVolume(ctx, &s.sessionBase, timeout+endGrace, "pre-dump", func(context.Context) (roundDump, error) {
-		return s.dumpRound(roundCtx, containers, int(k), full)
+		return s.dumpRound(roundCtx, m, containers, int(k), full)
 	})
 	stats, failed := dumped.stats, dumped.failed
 	if err != nil {
@@ -58,6 +58,9 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 		reason := v1alpha1.ReasonPreDumpFailed
 		if errors.Is(err, errStuck) {
 			return err
+		}
+		if errors.Is(err, runtime.ErrNotPackable) {
+			reason = v1alpha1.ReasonFilesNotPortable
 		}
 		if errors.Is(roundCtx.Err(), context.DeadlineExceeded) && !isNoSpace(err) {
 			reason, err = v1alpha1.ReasonRoundTimeout, fmt.Errorf("round %d took longer than preCopy.roundTimeout (%s): %w", k, timeout, err)
@@ -70,7 +73,8 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	if err != nil {
 		return err
 	}
-	s.recordRound(k, stats, dirty)
+	s.copied = dumped.files.have
+	s.recordRound(k, dumped, dirty)
 	s.watch.samples = nil
 	s.keepCount()
 	s.decideConvergence(m)
@@ -82,7 +86,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 
 	// The finished round never changes: hash it now, outside the freeze.
 	if _, err := onVolume(ctx, &s.sessionBase, timeout, "read the round", func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.hashRound(ctx, containers, int(k))
+		return struct{}{}, s.hashRound(ctx, containers, dumped.files, int(k))
 	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
@@ -116,12 +120,14 @@ func (s *sourceSession) sameContainers() error {
 type roundDump struct {
 	// stats by container, in order.
 	stats []runtime.DumpStats
+	// files is what was copied of them.
+	files *fileCopy
 	// failed is the name of the container that failed first, "" if none did.
 	failed string
 }
 
-// dumpRound runs the pre-dumps of one round side by side.
-func (s *sourceSession) dumpRound(ctx context.Context, containers []runtime.Container, k int, full bool) (roundDump, error) {
+// dumpRound runs the pre-dumps of one round side by side, and copies files beside them.
+func (s *sourceSession) dumpRound(ctx context.Context, m *v1alpha1.Migration, containers []runtime.Container, k int, full bool) (roundDump, error) {
 	set, err := s.set()
 	if err != nil {
 		return roundDump{}, err
@@ -149,6 +155,10 @@ func (s *sourceSession) dumpRound(ctx context.Context, containers []runtime.Cont
 			return errs[i]
 		})
 	}
+	g.Go(func() (err error) {
+		d.files, err = s.copyRound(ctx, m, set, containers, k)
+		return err
+	})
 	err = g.Wait()
 	for i, e := range errs {
 		if e != nil && errors.Is(err, e) {
@@ -166,7 +176,7 @@ func (s *sourceSession) dumpOptions(container, step, imageDir string) (runtime.D
 	return runtime.DumpOptions{ImageDir: imageDir, WorkDir: work}, nil
 }
 
-func (s *sourceSession) hashRound(ctx context.Context, containers []runtime.Container, k int) error {
+func (s *sourceSession) hashRound(ctx context.Context, containers []runtime.Container, files *fileCopy, k int) error {
 	set, err := s.set()
 	if err != nil {
 		return err
@@ -176,16 +186,17 @@ func (s *sourceSession) hashRound(ctx context.Context, containers []runtime.Cont
 			return fmt.Errorf("hash round %d of %s: %w", k, c.Name, err)
 		}
 	}
-	return nil
+	return files.hash(ctx, set, k)
 }
 
-func (s *sourceSession) recordRound(k int32, stats []runtime.DumpStats, dirty []int64) {
+func (s *sourceSession) recordRound(k int32, d roundDump, dirty []int64) {
 	for i, c := range s.containers {
 		st := s.container(c)
-		st.Rounds = append(st.Rounds, v1alpha1.RoundStatus{
-			Index: k, DumpStatus: dumpStatus(stats[i]), DirtyBytes: dirty[i],
-		})
+		round := v1alpha1.RoundStatus{Index: k, DumpStatus: dumpStatus(d.stats[i]), DirtyBytes: dirty[i]}
+		addFiles(&round.DumpStatus, d.files.of(c.Name))
+		st.Rounds = append(st.Rounds, round)
 	}
+	s.recordVolumes(d.files, k)
 	next := k + 1
 	s.report.Round = &next
 	s.report.Dirty = migration.FormatBytes(s.dirty)
@@ -247,6 +258,9 @@ func (s *sourceSession) obeyConvergence(ctx context.Context) error {
 
 func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	maxRounds := *m.Spec.PreCopy.MaxRounds
+	if s.hurried() {
+		maxRounds = min(maxRounds, s.rounds())
+	}
 	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
 		maxRounds = 0
 	}
@@ -256,7 +270,7 @@ func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	}
 	return migration.PreCopy{
 		CPUPercent: cpu, Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
-		ResidentBytes: s.report.ResidentBytes, Costs: s.costs.estimate(),
+		ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), Costs: s.costs.estimate(),
 		Budget:    s.switchoverBudget(),
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
 	}
@@ -345,5 +359,12 @@ func dumpStatus(d runtime.DumpStats) v1alpha1.DumpStatus {
 		StartTime: metav1.NewMicroTime(d.Start), Duration: duration(d.Duration), Frozen: duration(d.Frozen),
 		PagesScanned: d.PagesScanned, PagesSkipped: d.PagesSkipped, PagesWritten: d.PagesWritten,
 		MemoryBytes: d.MemoryBytes, Bytes: d.Bytes,
+	}
+}
+
+// addFiles adds what was copied of files to a dump.
+func addFiles(d *v1alpha1.DumpStatus, files *v1alpha1.FilesStatus) {
+	if d.Files = files; files != nil {
+		d.Bytes += files.Bytes
 	}
 }

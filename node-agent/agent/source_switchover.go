@@ -23,22 +23,20 @@ import (
 type finalDump struct {
 	container runtime.Container
 	options   runtime.DumpOptions
-	filesDir  string
 	stats     runtime.DumpStats
-	fileBytes int64
 }
 
 // standBy starts the final dumps of a source that was armed. The pod runs on, and each
 // dump waits for the freeze before it looks at a task.
 func (s *sourceSession) standBy(ctx context.Context, m *v1alpha1.Migration) error {
-	if err := s.sameContainers(); err != nil {
+	if err := errors.Join(s.sameContainers(), s.remembered()); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonSourceChanged, "", err)
 	}
 	set, err := s.set()
 	if err != nil {
 		return err
 	}
-	dumps, err := s.prepareFinal(ctx, m, set)
+	prepared, err := s.prepareFinal(ctx, m, set)
 	if errors.Is(err, errStuck) {
 		return err
 	}
@@ -47,7 +45,8 @@ func (s *sourceSession) standBy(ctx context.Context, m *v1alpha1.Migration) erro
 	}
 	limit := m.Spec.PreCopy.RoundTimeout.Duration
 	late := fmt.Errorf("runc and CRIU were not ready for the final dump within preCopy.roundTimeout (%s); the pod was not frozen; look at the node's load and the volume", limit)
-	s.standby = startStandby(ctx, dumps, limit, late, func(ctx context.Context, d *finalDump) (err error) {
+	s.lastFiles = prepared.files
+	s.standby = startStandby(ctx, prepared.dumps, limit, late, func(ctx context.Context, d *finalDump) (err error) {
 		d.stats, err = s.Node.Checkpointer.Dump(ctx, d.container, d.options)
 		return err
 	}, s.notify)
@@ -115,11 +114,12 @@ func (s *sourceSession) switchover(ctx context.Context, m *v1alpha1.Migration) e
 	var memory int64
 	for _, d := range dumps {
 		st := dumpStatus(d.stats)
-		st.Bytes += d.fileBytes
+		addFiles(&st, s.lastFiles.of(d.container.Name))
 		st.Frozen = duration(dumpedAt.Sub(f.at))
 		s.container(d.container).FinalDump = &st
 		memory += d.stats.MemoryBytes
 	}
+	s.recordVolumes(s.lastFiles, s.rounds())
 	if err := s.publish(ctx); err != nil {
 		if errors.Is(err, errGone) && !errors.Is(err, errMaybeStored) {
 			// There was nothing any more that the digest could have been written to.
@@ -149,34 +149,36 @@ func (s *sourceSession) record(m *v1alpha1.Migration, deadline time.Time) held {
 	}
 }
 
+// prepared is what is ready for the freeze.
+type prepared struct {
+	dumps []*finalDump
+	files *fileCopy
+}
+
 // prepareFinal makes directories and options while the pod still runs.
-func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration, set *images.Set) ([]*finalDump, error) {
+func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration, set *images.Set) (prepared, error) {
 	if len(s.containers) == 0 {
-		return nil, fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound)
+		return prepared{}, fmt.Errorf("the pod has no running container on this node: %w", runtime.ErrNotFound)
 	}
 	containers, rounds, broken := s.containers, int(s.rounds()), s.chainBroken
-	return onVolume(ctx, &s.sessionBase, m.Spec.PreCopy.RoundTimeout.Duration, "prepare the final dump", func(ctx context.Context) ([]*finalDump, error) {
-		var dumps []*finalDump
+	return onVolume(ctx, &s.sessionBase, m.Spec.PreCopy.RoundTimeout.Duration, "prepare the final dump", func(ctx context.Context) (p prepared, err error) {
 		for _, c := range containers {
 			dir, err := set.PrepareFinal(ctx, c.Name)
 			if err != nil {
-				return nil, err
-			}
-			files, err := set.PrepareFiles(ctx, c.Name)
-			if err != nil {
-				return nil, err
+				return p, err
 			}
 			o, err := s.dumpOptions(c.Name, "final", dir)
 			if err != nil {
-				return nil, err
+				return p, err
 			}
 			if rounds > 0 && !broken {
 				o.Parent = images.Parent(rounds)
 			}
 			o.Track = rounds > 0
-			dumps = append(dumps, &finalDump{container: c, options: o, filesDir: files})
+			p.dumps = append(p.dumps, &finalDump{container: c, options: o})
 		}
-		return dumps, nil
+		p.files, err = s.newFileCopy(ctx, m, containers, func(owner string) (string, error) { return set.PrepareLastFiles(ctx, owner) })
+		return p, err
 	})
 }
 
@@ -217,6 +219,12 @@ func (f *freeze) begin(dumps *standby) error {
 		return err
 	}
 	f.held = true
+	own, err := f.recordLimits(f.ctx)
+	if err != nil {
+		// Nothing is lifted that was not recorded: the freeze is longer, no more.
+		f.log.Error(err, "the pod's CPU limits hold while it is frozen")
+		own = &throttled{}
+	}
 	if err := f.guard(f.m, "it is being moved to another node and is frozen"); err != nil {
 		return err
 	}
@@ -247,9 +255,19 @@ func (f *freeze) begin(dumps *standby) error {
 		}
 	}
 	f.line.mark("frozen", f.Now())
-	// CRIU works within the tasks, and with their CPU time.
-	if err := f.giveCPUBack(ctx, slow); err != nil {
+	// What follows works within the tasks, and with their CPU time.
+	if err := errors.Join(f.giveCPUBack(ctx, slow), f.lift(ctx, own)); err != nil {
 		f.log.Error(err, "the dump is slowed down")
+	}
+	// Of a pod with one container there is nothing to look at.
+	n, err := f.Node.Separator.Separate(ctx, f.containers)
+	if n > 0 {
+		f.line.mark("separated", f.Now())
+		f.event(f.m, evSeparated, n)
+	}
+	if err != nil {
+		f.reason = v1alpha1.ReasonForeignUnixPeer
+		return fmt.Errorf("end the connections between the containers: %w", err)
 	}
 	// Tell the world, but do not wait for it.
 	f.report.State = v1alpha1.SourceFrozen
@@ -285,14 +303,14 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, f *freeze) (digest st
 	defer cancel()
 	g, packing := errgroup.WithContext(limited)
 	g.Go(b.wait)
-	for _, d := range b.dumps {
-		g.Go(func() (err error) {
-			d.fileBytes, err = bounded(packing, &s.pending, string(s.uid), "pack "+d.container.Name, func(ctx context.Context) (int64, error) {
-				return s.Node.Files.Pack(ctx, d.container, d.filesDir)
-			})
-			return err
+	files := s.lastFiles
+	files.since = s.copied // of a round that was made since, too
+	g.Go(func() error {
+		_, err := bounded(packing, &s.pending, string(s.uid), "pack the files", func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, files.run(ctx, s.Node.Files)
 		})
-	}
+		return err
+	})
 	if err := g.Wait(); err != nil {
 		return "", 0, f.reason, err
 	}

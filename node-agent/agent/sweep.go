@@ -66,8 +66,10 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		s.sweepThrottled(ctx),
 		s.sweepParked(ctx),
 		s.sweepRestores(ctx),
-		s.sweepDirs(ctx, "work", "work-directory"),
-		s.sweepDirs(ctx, "state", "image-state"),
+		s.sweepStanding(ctx),
+		s.sweepDirs(ctx, filepath.Join(s.RunDir, workName), "work-directory"),
+		s.sweepDirs(ctx, s.Store.LocalDir(), "merged-rounds"),
+		s.sweepDirs(ctx, filepath.Join(s.RunDir, "state"), "image-state"),
 		s.sweepImages(ctx),
 	)
 }
@@ -129,13 +131,17 @@ func (s *sweeper) sweepGuarded(ctx context.Context) error {
 
 // sweepThrottled gives pods their CPU time back whose Migration is gone.
 func (s *sweeper) sweepThrottled(ctx context.Context) error {
-	return undo(ctx, s, s.throttles(), func(uid types.UID, _ *throttled) error {
-		if err := s.unthrottle(ctx, uid); err != nil {
-			return err
-		}
-		orphansRemoved.WithLabelValues("throttle").Inc()
-		return nil
-	})
+	var errs []error
+	for _, records := range []records[throttled]{s.throttles(), s.lifts()} {
+		errs = append(errs, undo(ctx, s, records, func(uid types.UID, _ *throttled) error {
+			if err := s.unthrottle(ctx, uid); err != nil {
+				return err
+			}
+			orphansRemoved.WithLabelValues("throttle").Inc()
+			return nil
+		}))
+	}
+	return errors.Join(errs...)
 }
 
 // undo undoes what is recorded for Migrations that are gone.
@@ -157,6 +163,17 @@ func undo[T any](ctx context.Context, s *sweeper, r records[T], one func(types.U
 	return errors.Join(errs...)
 }
 
+// targetPods are the UIDs of the pods that Migrations have as their targets.
+func targetPods(known map[types.UID]*v1alpha1.Migration) map[string]bool {
+	targets := map[string]bool{}
+	for _, m := range known {
+		if m.Status.Target != nil {
+			targets[string(m.Status.Target.PodUID)] = true
+		}
+	}
+	return targets
+}
+
 // sweepParked gives creates back whose pod is no Migration's target any more.
 func (s *sweeper) sweepParked(ctx context.Context) error {
 	lots := s.parking.all()
@@ -167,12 +184,7 @@ func (s *sweeper) sweepParked(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	targets := map[string]bool{}
-	for _, m := range known {
-		if m.Status.Target != nil {
-			targets[string(m.Status.Target.PodUID)] = true
-		}
-	}
+	targets := targetPods(known)
 	for _, l := range lots {
 		if waiting, _, _, _ := l.state(); waiting && !targets[l.req.PodUID] {
 			l.fail(v1alpha1.ReasonCancelled, "the migration is gone")
@@ -227,8 +239,10 @@ func (s *sweeper) sweepRestores(ctx context.Context) error {
 }
 
 // sweepDirs removes the directories of migrations that are over.
-func (s *sweeper) sweepDirs(ctx context.Context, name, kind string) error {
-	dir := filepath.Join(s.RunDir, name)
+func (s *sweeper) sweepDirs(ctx context.Context, dir, kind string) error {
+	if dir == "" {
+		return nil
+	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || len(entries) == 0 {
 		return nil
@@ -247,7 +261,7 @@ func (s *sweeper) sweepDirs(ctx context.Context, name, kind string) error {
 			continue
 		}
 		base := sessionBase{Agent: s.Agent, uid: uid}
-		if name == "work" {
+		if filepath.Base(dir) == workName {
 			err = base.removeWork()
 		} else {
 			err = os.RemoveAll(filepath.Join(dir, e.Name()))

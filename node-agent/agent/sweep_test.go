@@ -20,6 +20,7 @@ import (
 	fakeclient "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/images"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/fake"
@@ -53,7 +54,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	cl := fakeclient.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.Migration{}).Build()
 	a := New(Config{
 		NodeName: "n1", RunDir: t.TempDir(), Client: cl, Live: cl, Recorder: w.recorder, Store: store,
-		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Throttler: w.node, Isolator: w.node, Killer: w.node},
+		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Throttler: w.node, Isolator: w.node, Separator: w.node, Killer: w.node},
 		Now:  func() time.Time { return w.now },
 	})
 	w.sweeper = &sweeper{Agent: a, unknown: map[types.UID]time.Time{}}
@@ -257,5 +258,37 @@ func TestARestoreWhoseWrapperWasKilledIsClearedAway(t *testing.T) {
 	}
 	if w.c.IsKilled() || there(filepath.Join(dir, "c1")) || there(filepath.Join(dir, "dead")) {
 		t.Error("a restored container was killed, or a record is left")
+	}
+}
+
+// Nobody can let a container go whose Migration is gone.
+func TestWhatStandsStillWithoutMigrationIsEnded(t *testing.T) {
+	for name, live := range map[string]bool{"gone": false, "live": true} {
+		t.Run(name, func(t *testing.T) {
+			var objects []client.Object
+			if live {
+				m := &v1alpha1.Migration{}
+				m.Namespace, m.Name, m.UID = "ns", "m", liveUID
+				m.Status.Target = &v1alpha1.TargetStatus{PodRef: v1alpha1.PodRef{NodeName: "n1", PodUID: podUID}}
+				objects = append(objects, m)
+			}
+			w := newWorld(t, objects...)
+			h, err := wire.TakeHold(w.RunDir, &wire.Request{PodUID: podUID, ContainerName: "main", ContainerID: "c1"})
+			must(t, err)
+			must(t, h.Ordered())
+			must(t, h.Frozen(&wire.Result{PID: 1}))
+			must(t, h.Release())
+			must(t, w.node.Freeze(t.Context(), w.c.Info()))
+			for range 2 { // it is killed, and then seen to be gone
+				must(t, w.sweepStanding(t.Context()))
+			}
+			if w.c.IsKilled() == live {
+				t.Errorf("killed: %v", w.c.IsKilled())
+			}
+			left, err := wire.AllStanding(w.RunDir)
+			if must(t, err); (len(left) == 1) != live {
+				t.Errorf("left: %+v", left)
+			}
+		})
 	}
 }

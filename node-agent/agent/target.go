@@ -17,6 +17,7 @@ import (
 	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
+	"godwit.dev/godwit/node-agent/images"
 )
 
 // targetSession is the loop on the node the pod goes to.
@@ -39,8 +40,14 @@ type targetSession struct {
 	// restoreFailed is final for this session: an image set is restored once.
 	// treeGone: nothing of the failed restore is left, seen by discard.
 	restoreFailed, treeGone bool
-	// unpacked: the file differences have been applied for these container ids.
-	unpacked map[string]bool
+	// filesAt is where files were unpacked, by owner; see place.
+	filesAt map[string]*place
+	// manifest of the set, once it was verified.
+	manifest *images.Manifest
+	// progress is when the last container was restored that stands still; settling:
+	// containerd is about to have one.
+	progress time.Time
+	settling bool
 }
 
 func (t *targetSession) run(ctx context.Context) { t.loop(ctx, t.step) }
@@ -70,7 +77,9 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		}
 		t.loaded, t.nodeUID = true, node.UID
 	}
-	t.podUID = string(m.Status.Target.PodUID)
+	if uid := string(m.Status.Target.PodUID); uid != t.podUID {
+		t.turnTo(uid)
+	}
 	t.see(m)
 	pod, err := t.pod(ctx, m.Status.Target.PodRef)
 	if err != nil {
@@ -91,10 +100,13 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		if t.report.State == v1alpha1.TargetRestored && migration.Finished(m.Status.Phase) {
 			return never, true, t.removeWork()
 		}
+		if t.settling && o.Handover == v1alpha1.HandoverCommitted {
+			return again(settleInterval), false, nil
+		}
 		if o.Restoring && o.Handover != "" && t.report.State != v1alpha1.TargetCleaned {
 			return again(holdInterval), false, nil
 		}
-		if t.report.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver && t.report.TreeGoneAt == nil {
+		if t.report.State == v1alpha1.TargetRestored && !targetOwns(m) && t.report.TreeGoneAt == nil {
 			return again(confirmInterval), false, nil
 		}
 		return t.nextLook(), !targetNeeded(m) || t.report.State == v1alpha1.TargetCleaned, nil
@@ -103,12 +115,12 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 	return next, false, err
 }
 
-// containerNames are the application containers of the pod, known from the
-// source's report also when the pod is gone.
+// containerNames are the containers of the pod that are restored, in the order in
+// which kubelet creates them, known from the source's report also when the pod is gone.
 func containerNames(m *v1alpha1.Migration, pod *corev1.Pod) []string {
 	var names []string
 	if pod != nil {
-		for _, c := range pod.Spec.Containers {
+		for _, c := range migration.Containers(pod) {
 			names = append(names, c.Name)
 		}
 		return names
@@ -119,58 +131,6 @@ func containerNames(m *v1alpha1.Migration, pod *corev1.Pod) []string {
 		}
 	}
 	return names
-}
-
-func (t *targetSession) observe(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) migration.TargetObservation {
-	o := migration.TargetObservation{
-		Phase: m.Status.Phase, Report: t.report,
-		VerifiedRounds: t.report.VerifiedRounds,
-		GateRunning:    gateID(pod) != "",
-		TreeGone:       t.provedGone(m.Status.Handover),
-		PodGone:        pod == nil,
-		NodeChanged:    m.Status.Target.NodeUID != "" && m.Status.Target.NodeUID != t.nodeUID,
-		RestoreFailed:  t.restoreFailed,
-		Rebooted:       t.report.BootID != "" && t.report.BootID != t.BootID,
-	}
-	if h := m.Status.Handover; h != nil {
-		o.Handover = h.State
-	} else if t.committed {
-		o.Handover = v1alpha1.HandoverCommitted
-	}
-	if s := m.Status.Source; s != nil {
-		o.SourceState, o.ManifestDigest = s.State, s.ManifestDigest
-		if s.Round != nil {
-			o.SourceRounds = *s.Round
-		}
-	}
-	o.Parked, o.Restored, o.Prepared = len(t.containers) > 0, len(t.containers) > 0, true
-	for _, name := range t.containers {
-		f := t.createFacts(ctx, name, pod)
-		o.Parked = o.Parked && f.waiting
-		o.Restored = o.Restored && f.restored
-		o.Lost = o.Lost || f.lost
-		o.RestoreBegun = o.RestoreBegun || f.marked || f.restoring || f.failed
-		o.Restoring = o.Restoring || f.restoring
-		o.RestoreFailed = o.RestoreFailed || f.failed
-		l := t.parking.lot(t.podUID, name)
-		o.Prepared = o.Prepared && (l == nil || l.isPrepared())
-		if f.waiting && l != nil {
-			o.ParkExpired = o.ParkExpired || t.Now().Sub(l.since) > t.Timeouts.Park
-		} else if o.Handover == v1alpha1.HandoverCommitted && l == nil && !f.marked && t.cannotRestore(pod) {
-			o.RestoreFailed = true
-		}
-	}
-	return o
-}
-
-// cannotRestore: committed, but no create is parked, and none can come or it is
-// too late for one.
-func (t *targetSession) cannotRestore(pod *corev1.Pod) bool {
-	if pod == nil || pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-		return true
-	}
-	begun := t.report.RestoreStartedAt
-	return begun != nil && t.Now().Sub(begun.Time) > t.Timeouts.Park+t.Timeouts.Restore
 }
 
 // nextLook is when a deadline has to be looked at although nothing changed.
@@ -192,8 +152,11 @@ func (t *targetSession) nextLook() again {
 func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, action migration.TargetAction) (again, error) {
 	switch action {
 	case migration.TargetVerifyRound:
-		return now, t.verifyRound(ctx, m)
+		return now, t.verifyRound(ctx, m, pod)
 	case migration.TargetOpenGate:
+		if m.Status.Phase == v1alpha1.PhaseReplacing {
+			return never, t.openSuccessor(ctx, m, pod)
+		}
 		return never, t.openGate(ctx, m, pod)
 	case migration.TargetReport:
 		return now, t.reportSeen(ctx, m, pod)
@@ -207,13 +170,17 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 		return now, t.fail(ctx, m, v1alpha1.ReasonParkTimeout,
 			fmt.Errorf("the source was not ready within %s of the target; it goes on, try again", t.Timeouts.Park))
 	case migration.TargetPrepare:
-		return now, t.prepareRestore()
+		return now, t.prepareRestore(ctx)
 	case migration.TargetCommit:
-		return now, t.commitAndRestore(ctx, m)
+		return now, t.commitAndRestore(ctx, m, pod)
 	case migration.TargetRestore:
-		return t.restore(ctx, m)
+		return t.restore(ctx, m, pod)
+	case migration.TargetLetGo:
+		return now, t.letGo(ctx)
 	case migration.TargetDiscard:
 		return t.discard(ctx, m)
+	case migration.TargetRetry:
+		return now, t.retry(ctx, m)
 	case migration.TargetReportGone:
 		return now, t.reportGone(ctx)
 	case migration.TargetTakeBack:
@@ -224,9 +191,12 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	return never, fmt.Errorf("unknown action %q", action)
 }
 
-// verifyRound reads one finished round through: it is checked, and its pages
-// are in the page cache when the restore wants them.
-func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) error {
+// mergeLag is by how many finished rounds the target may be behind and merge them still.
+const mergeLag = 2
+
+// verifyRound reads one finished round through: it is checked, and its pages are in the
+// node's memory when the restore wants them. The files that were packed in it are unpacked.
+func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
 	set, err := t.set()
 	if err != nil {
 		return err
@@ -246,11 +216,28 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration) 
 	}
 	failpoint.At("target-verified-round")
 	t.report.VerifiedRounds++
+	if gateID(pod) != "" || len(t.parking.ofPod(t.podUID)) > 0 {
+		if err := t.unpackRounds(ctx, m, pod); err != nil {
+			return t.failUnpacking(ctx, m, err)
+		}
+	}
+	if behind := *m.Status.Source.Round - t.report.VerifiedRounds; behind >= mergeLag {
+		// The freeze waits for what is verified, and for nothing else.
+		for _, c := range containers {
+			if err := set.StopMerging(c.Name, fmt.Errorf("the target was %d rounds behind after %d", behind, t.report.VerifiedRounds)); err != nil {
+				t.log.Error(err, "stop merging", "container", c.Name)
+			}
+		}
+	}
 	return t.publish(ctx)
 }
 
 // openGate ends the gate, so that kubelet goes on to create the containers.
 func (t *targetSession) openGate(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	// Before kubelet mounts parts of the volumes into the containers (subPath).
+	if err := t.unpackRounds(ctx, m, pod); err != nil {
+		return t.failUnpacking(ctx, m, err)
+	}
 	err := t.endGate(ctx, pod)
 	if errors.Is(err, errSignalGate) {
 		return t.fail(ctx, m, v1alpha1.ReasonGateFailed, err)
@@ -272,6 +259,10 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 	case o.Parked:
 		if _, err := t.lookBeforeFreeze(ctx); err != nil {
 			return err
+		}
+		// The source is not frozen before this is reported.
+		if err := t.unpackRounds(ctx, m, pod); err != nil {
+			return t.failUnpacking(ctx, m, err)
 		}
 		t.report.State, t.report.BootID = v1alpha1.TargetParked, t.BootID
 		failpoint.At("target-parked")

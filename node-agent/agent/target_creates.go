@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -39,15 +40,26 @@ type createFacts struct {
 	failed bool
 	// marked: what was restored has run, or may have. lost: and it is not there.
 	marked, lost bool
+	// standing: it was restored, and stands still until all containers of the pod are
+	// let go together; since is when its restore was complete.
+	standing bool
+	since    time.Time
+	// settling: its restore is complete, and containerd is about to have it.
+	settling bool
 }
 
-// treeFacts is what is seen of a container that may have run.
+// treeFacts is what is seen of a container that may have run, or that stands still
+// and will.
 type treeFacts struct {
-	mark wire.HoldState
-	// runs: containerd has it, and it runs.
-	runs bool
-	// ran, never: kubelet has seen it run, or end without having run.
-	ran, never bool
+	// mark, or the hold of a container that stands still and has none yet.
+	mark     wire.HoldState
+	unmarked bool
+	// runs: containerd has it, and it runs, as far as containerd knows. frozen: it
+	// stands still.
+	runs, frozen bool
+	// ran, never: kubelet has seen it run, or end without having run. ended: it has
+	// ended, whatever it has done before.
+	ran, never, ended bool
 	// hopeless: kubelet will say nothing more.
 	hopeless bool
 }
@@ -58,6 +70,13 @@ func judgeCreate(l *parked, holds []wire.HoldState, tree *treeFacts) createFacts
 	if tree != nil {
 		f := tree.judge()
 		f.waiting = l != nil && l.waits()
+		for _, h := range holds {
+			// Others than the one that stands still, of a container without a mark.
+			if tree.unmarked && h.ContainerID != tree.mark.ContainerID && (l == nil || h.ContainerID != l.req.ContainerID) {
+				f.restoring = f.restoring || h.Alive
+				f.failed = f.failed || h.Ordered && !h.Alive
+			}
+		}
 		return f
 	}
 	var f createFacts
@@ -95,8 +114,18 @@ func judgeCreate(l *parked, holds []wire.HoldState, tree *treeFacts) createFacts
 // judge: the mark alone proves nothing. When the wrapper is killed after it, the
 // create has failed, and containerd ends what was restored.
 func (t *treeFacts) judge() createFacts {
-	f := createFacts{marked: true}
+	f := createFacts{marked: !t.unmarked}
+	if t.mark.Frozen && t.mark.Result != nil {
+		f.since = t.mark.Result.Start.Add(t.mark.Result.Duration)
+	}
 	switch {
+	case t.unmarked && (t.mark.Error != "" || t.mark.Cleared || t.never || t.ended || t.hopeless && !t.runs):
+		f.failed = true // it was restored, was ended, and has not run
+		f.restoring = t.mark.Alive && !t.mark.Cleared
+	case t.unmarked && (t.mark.Alive || !t.runs):
+		f.restoring, f.settling = true, t.mark.Result != nil // the create has yet to return, or containerd to have it
+	case t.unmarked, t.mark.Frozen && t.runs && t.frozen:
+		f.standing = true
 	case t.ran, t.runs && t.mark.Result != nil:
 		f.restored = true
 	case t.mark.Alive:
@@ -113,35 +142,46 @@ func (t *treeFacts) judge() createFacts {
 func (t *targetSession) createFacts(ctx context.Context, name string, pod *corev1.Pod) createFacts {
 	l := t.parking.lot(t.podUID, name)
 	holds, err := wire.Holds(t.RunDir, t.podUID, name)
-	tree, terr := t.treeFacts(ctx, name, pod)
+	tree, terr := t.treeFacts(ctx, name, pod, holds)
 	f := judgeCreate(l, holds, tree)
 	if err := errors.Join(err, terr); err != nil && ctx.Err() == nil {
 		// What cannot be seen may be a restore.
 		t.log.Error(err, "cannot look at the creates", "container", name)
-		f.restoring, f.restored, f.failed, f.lost = true, false, false, false
+		f.restoring, f.restored, f.failed, f.lost, f.standing = true, false, false, false, false
 	}
 	return f
 }
 
-// treeFacts looks what became of a container that may have run; nil when it has not.
-func (t *targetSession) treeFacts(ctx context.Context, name string, pod *corev1.Pod) (*treeFacts, error) {
+// treeFacts looks what became of a container that may have run, or that was restored
+// and stands still; nil when neither is so. holds have to be read before.
+func (t *targetSession) treeFacts(ctx context.Context, name string, pod *corev1.Pod, holds []wire.HoldState) (*treeFacts, error) {
 	mark, found, err := wire.Mark(t.RunDir, t.podUID, name)
-	if err != nil || !found {
+	if err != nil {
 		return nil, err
 	}
-	f := &treeFacts{mark: mark, hopeless: pod == nil}
+	if !found {
+		i := slices.IndexFunc(holds, func(h wire.HoldState) bool { return h.Frozen })
+		if i < 0 {
+			return nil, nil
+		}
+		mark = holds[i]
+	}
+	f := &treeFacts{mark: mark, unmarked: !found, hopeless: pod == nil}
 	if mark.Result != nil && t.Now().Sub(mark.Result.Start) > t.Timeouts.Park+t.Timeouts.Restore {
 		f.hopeless = true
 	}
 	if pod != nil {
-		for i := range pod.Status.ContainerStatuses {
-			if s := &pod.Status.ContainerStatuses[i]; s.Name == name {
-				f.ran, f.never = migration.HasRun(s, mark.ContainerID), migration.NeverRan(s, mark.ContainerID)
-			}
+		if s := migration.ContainerStatus(pod, name); s != nil {
+			f.ran, f.never = migration.HasRun(s, mark.ContainerID), migration.NeverRan(s, mark.ContainerID)
+			f.ended = migration.HasEnded(s, mark.ContainerID)
 		}
 	}
-	_, err = t.Node.Finder.Container(ctx, mark.ContainerID)
+	c, err := t.Node.Finder.Container(ctx, mark.ContainerID)
 	f.runs = err == nil
+	if f.runs && mark.Frozen && found {
+		// Let go, or about to be: an agent may have gone away in between.
+		f.frozen, err = t.Node.Freezer.Frozen(ctx, c)
+	}
 	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
 		return f, fmt.Errorf("find what was restored: %w", err)
 	}
@@ -158,7 +198,7 @@ func (t *targetSession) leftovers(name string) (ids []string, said string, err e
 		return nil, "", err
 	}
 	for _, h := range holds {
-		if h.Ordered && !h.Cleared {
+		if h.Ordered && !h.Cleared && (!h.Frozen || t.hasBundle(h.ContainerID)) {
 			ids = append(ids, h.ContainerID)
 		}
 		if h.Error != "" {

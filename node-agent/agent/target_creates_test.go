@@ -30,6 +30,12 @@ func TestJudgeCreate(t *testing.T) {
 	alive := func(s wire.HoldState) wire.HoldState { s.Alive = true; return s }
 	bare := wire.HoldState{ContainerID: "c1", Ordered: true}
 	restored, lost, restoring := createFacts{restored: true, marked: true}, createFacts{lost: true, marked: true}, createFacts{restoring: true, marked: true}
+	stands := wire.HoldState{ContainerID: "c1", Ordered: true, Frozen: true, Result: &wire.Result{PID: 1}}
+	still := func(change func(*treeFacts)) *treeFacts {
+		f := &treeFacts{mark: stands, unmarked: true, runs: true}
+		change(f)
+		return f
+	}
 	for name, tc := range map[string]struct {
 		lot   *parked
 		holds holds
@@ -65,6 +71,17 @@ func TestJudgeCreate(t *testing.T) {
 		"killed while it was parked":         {nil, holds{hold("c1", false, false)}, nil, createFacts{}},
 		"parked after one failed":            {lot(), holds{hold("c0", false, true), hold("c1", true, false)}, nil, createFacts{waiting: true, failed: true}},
 		"parked while another still lives":   {lot(), holds{hold("c0", true, false), hold("c1", true, false)}, nil, createFacts{waiting: true, restoring: true}},
+		"stands still":                       {lot(told, gone, result("")), holds{stands}, still(func(*treeFacts) {}), createFacts{standing: true}},
+		"stands still, unknown to the agent": {nil, holds{stands}, still(func(*treeFacts) {}), createFacts{standing: true}},
+		"about to stand still":               {lot(told), holds{alive(stands)}, still(func(f *treeFacts) { f.mark.Alive, f.runs = true, false }), createFacts{restoring: true, settling: true}},
+		"stands still, not yet containerd's": {nil, holds{stands}, still(func(f *treeFacts) { f.runs = false }), createFacts{restoring: true, settling: true}},
+		"stood still, create failed":         {nil, holds{stands}, still(func(f *treeFacts) { f.runs, f.never = false, true }), createFacts{failed: true}},
+		"stood still, and cleared away":      {nil, holds{stands}, still(func(f *treeFacts) { f.runs, f.mark.Cleared = false, true }), createFacts{failed: true}},
+		"stood still, and was ended":         {nil, holds{stands}, still(func(f *treeFacts) { f.runs, f.ran, f.ended = false, true, true }), createFacts{failed: true}},
+		"stood still, and nobody says more":  {nil, holds{stands}, still(func(f *treeFacts) { f.runs, f.hopeless = false, true }), createFacts{failed: true}},
+		"ended, and kubelet asks again":      {lot(), holds{stands, hold("c2", true, false)}, still(func(f *treeFacts) { f.runs, f.ended = false, true }), createFacts{failed: true, restoring: true, waiting: true}},
+		"marked, and not let go yet":         {nil, nil, &treeFacts{mark: stands, runs: true, frozen: true, ran: true}, createFacts{standing: true, marked: true}},
+		"let go":                             {nil, nil, &treeFacts{mark: stands, runs: true}, restored},
 		"failed, and another one still does": {lot(told, result("x")), holds{hold("c0", true, true)}, nil, createFacts{failed: true, restoring: true}},
 	} {
 		t.Run(name, func(t *testing.T) {

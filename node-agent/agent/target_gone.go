@@ -32,7 +32,7 @@ func (t *targetSession) killRestored(ctx context.Context) (gone bool, err error)
 	}
 	gone = true
 	for _, c := range cs {
-		if !t.consumed(t.podUID, c.Name) {
+		if !t.consumed(t.podUID, c.Name) && !t.stoodStill(t.podUID, c.Name) {
 			continue // a restore that failed: that is discarded
 		}
 		gone = false

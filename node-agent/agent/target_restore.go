@@ -7,30 +7,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/failpoint"
+	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/images"
 )
 
-// criuConfig is CRIU's configuration for restores. Established connections
-// cannot go on under a new address: they are closed, and peers connect again.
-// The target's network is its own, nothing has to be locked.
-const criuConfig = "tcp-close\nnetwork-lock skip\n"
-
 // commitAndRestore is the target's part of the hot path: verify what was not
 // verified yet, commit, restore. The file differences are applied while the
 // register is being written: an aborted target is thrown away with them.
-func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migration) error {
+func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
 	digest := m.Status.Source.ManifestDigest
 	var line timeline
 	line.mark("seen", t.Now())
@@ -39,18 +35,29 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 		return err
 	}
 	// The source waits no longer than this for the commit.
-	if _, err := reading(ctx, t, m.Spec.SwitchoverTimeout.Duration, "verify the image set", func(ctx context.Context) (*images.Manifest, error) {
+	manifest, err := reading(ctx, t, m.Spec.SwitchoverTimeout.Duration, "verify the image set", func(ctx context.Context) (*images.Manifest, error) {
 		return set.Verify(ctx, digest)
-	}); err != nil {
+	})
+	if err == nil {
+		err = t.checkUnpacked(manifest)
+	}
+	if err != nil {
 		return t.failReading(ctx, m, err)
 	}
 	if _, err := t.restoreLimit(m); err != nil {
 		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
 	}
+	t.manifest = manifest
 	failpoint.At("target-verified")
 	line.mark("verified", t.Now())
+	placeholder := migration.IsPlaceholder(m)
 	var g errgroup.Group
-	g.Go(func() error { return t.unpack(ctx) })
+	g.Go(func() error {
+		if placeholder {
+			return nil
+		}
+		return t.unpack(ctx, manifest, pod)
+	})
 	commitErr := t.commit(ctx, digest)
 	unpackErr := g.Wait()
 	switch {
@@ -70,6 +77,12 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	failpoint.At("target-committed")
 	line.mark("committed", t.Now())
 	t.committed = true
+	if placeholder {
+		t.log.Info("committed, before the source gives its name up", "timeline", line.mark("done", t.Now()))
+		t.giveBack(v1alpha1.ReasonCancelled, "the place is kept no longer")
+		t.event(m, evCommitted)
+		return nil
+	}
 	t.report.State = v1alpha1.TargetRestoring
 	t.report.RestoreStartedAt = microTime(t.Now())
 	limit, late := t.restoreLimit(m)
@@ -86,6 +99,7 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	}
 	failpoint.At("target-told")
 	// From here nothing waits for this: the restore is running.
+	t.tellAssembled(set)
 	t.log.Info("committed", "timeline", line.mark("told", t.Now()))
 	t.event(m, evCommitted)
 	return t.publish(ctx)
@@ -110,94 +124,12 @@ func (t *targetSession) syncRegister(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// unpack applies the packed file differences to the parked containers. It is
-// given up when a restore would be, for it is a part of one.
-func (t *targetSession) unpack(ctx context.Context) error {
-	set, err := t.set()
-	if err != nil {
-		return err
-	}
-	if t.unpacked == nil {
-		t.unpacked = map[string]bool{}
-	}
-	for _, name := range t.containers {
-		l := t.parking.lot(t.podUID, name)
-		if l == nil || t.unpacked[l.req.ContainerID] {
-			continue
-		}
-		dir, err := set.FilesDir(name)
-		if err != nil {
-			return err
-		}
-		bundle := l.req.Bundle
-		if _, err := onVolume(ctx, &t.sessionBase, t.Timeouts.Restore, name, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, t.Node.Files.Unpack(ctx, dir, bundle)
-		}); err != nil {
-			return err
-		}
-		t.unpacked[l.req.ContainerID] = true
-	}
-	return nil
-}
-
-// tellRestore lets the parked creates restore, within the limit each.
-func (t *targetSession) tellRestore(limit time.Duration) error {
-	t.treeGone = false // from here something may run
-	return t.tell(limit, (*parked).restore)
-}
-
-// prepareRestore lets the parked creates start what it takes to restore, up to the
-// point at which CRIU would be given the images. They are not complete, and nothing of
-// them is trusted: what runc reads of them now is held against what was verified.
-func (t *targetSession) prepareRestore() error {
-	return t.tell(t.Timeouts.Restore, func(l *parked, im wire.Images) error {
-		l.prepare(im)
-		return nil
-	})
-}
-
-// tell names the images to each parked create.
-func (t *targetSession) tell(limit time.Duration, tell func(*parked, wire.Images) error) error {
-	set, err := t.set()
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, name := range t.containers {
-		l := t.parking.lot(t.podUID, name)
-		if l == nil {
-			continue
-		}
-		work, err := t.workDir(name, "restore")
-		if err != nil {
-			return err
-		}
-		conf := filepath.Join(work, "criu.conf")
-		if err := os.WriteFile(conf, []byte(criuConfig), 0o600); err != nil {
-			return fmt.Errorf("write criu.conf: %w", err)
-		}
-		dir, err := set.FinalDir(name)
-		if err != nil {
-			return err
-		}
-		errs = append(errs, tell(l, wire.Images{
-			Dir: dir, WorkDir: work, CRIUConfig: conf, Timeout: limit,
-		}))
-	}
-	return errors.Join(errs...)
-}
-
-func (t *targetSession) refuseParked(cause error) {
-	for _, name := range t.containers {
-		if l := t.parking.lot(t.podUID, name); l != nil {
-			l.refuse(v1alpha1.ReasonRestoreFailed, cause.Error())
-		}
-	}
-}
-
 // restore goes on with a committed migration: after a restart of the agent, or
 // when kubelet has tried the create again.
-func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) (again, error) {
+	if migration.SameName(m) {
+		return t.restoreSuccessor(ctx, m, pod)
+	}
 	if t.waiting() {
 		// The cache may show a commit that was taken back, or given up for a node
 		// that was lost: then the source runs.
@@ -219,7 +151,7 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 	if err := t.noteCreates(ctx); err != nil {
 		return never, err
 	}
-	if err := t.unpack(ctx); err != nil {
+	if err := t.unpackAgain(ctx, m, pod); err != nil {
 		t.report.Failure = unpackFailure(err)
 		t.refuseParked(err)
 		return now, nil
@@ -233,6 +165,38 @@ func (t *targetSession) restore(ctx context.Context, m *v1alpha1.Migration) (aga
 		return never, err
 	}
 	return again(time.Second), nil
+}
+
+// unpackAgain is unpack for the next container, or a session that has not verified the
+// set itself.
+func (t *targetSession) unpackAgain(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod) error {
+	if !t.waiting() {
+		return nil // until kubelet creates the next one
+	}
+	if err := t.readManifest(ctx, m); err != nil {
+		return err
+	}
+	return t.unpack(ctx, t.manifest, pod)
+}
+
+// readManifest reads the manifest that was committed, unless this session has verified it.
+func (t *targetSession) readManifest(ctx context.Context, m *v1alpha1.Migration) error {
+	if t.manifest != nil {
+		return nil
+	}
+	set, err := t.set()
+	if err != nil {
+		return err
+	}
+	digest := m.Status.Source.ManifestDigest
+	manifest, err := onVolume(ctx, &t.sessionBase, t.Timeouts.Restore, "read the manifest", func(ctx context.Context) (*images.Manifest, error) {
+		return set.Manifest(ctx, digest)
+	})
+	if err != nil {
+		return err
+	}
+	t.manifest = manifest
+	return nil
 }
 
 // waiting says whether a create of the pod waits to be told what to do.
@@ -284,7 +248,11 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 			c := t.container(name)
 			c.Restore = &v1alpha1.RestoreStatus{StartTime: metav1.NewMicroTime(res.Start), Duration: duration(res.Duration)}
 			restoreDuration.Observe(res.Duration.Seconds())
-			if end := res.Start.Add(res.Duration); end.After(last) {
+			end := res.Start.Add(res.Duration)
+			if mark.LetGoAt != nil {
+				end = *mark.LetGoAt
+			}
+			if end.After(last) {
 				last = end
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"path/filepath"
 	"slices"
 	"time"
@@ -20,7 +21,10 @@ import (
 // A pod that dirties memory faster than it can be copied is slowed down (onStall:
 // Throttle) by limits of its containers' CPU time. What they had before is
 // recorded first, and given back when the pod is frozen, since CRIU works in its
-// processes, or whenever else the pre-copy ends.
+// processes, or whenever else the pre-copy ends. While the pod is frozen its own limits,
+// too, are lifted, those of its containers and of the pod as a whole: what CRIU's code
+// in the processes computes counts as theirs, and a pod with a tenth of a processor
+// would be frozen ten times as long.
 
 // throttled is what is remembered of the containers of a pod that is slowed down.
 type throttled struct {
@@ -42,6 +46,53 @@ const leastCPUs = 0.05
 
 func (a *Agent) throttles() records[throttled] {
 	return records[throttled]{filepath.Join(a.RunDir, "throttled")}
+}
+
+// lifts are the limits that are lifted while a pod is frozen.
+func (a *Agent) lifts() records[throttled] {
+	return records[throttled]{filepath.Join(a.RunDir, "lifted")}
+}
+
+// recordLimits records what CPU time the pod may use now, for it to be lifted when the
+// pod is frozen. Without limits there is no record.
+func (s *sourceSession) recordLimits(ctx context.Context) (*throttled, error) {
+	rec := &throttled{}
+	seen := map[string]bool{}
+	for _, c := range s.containers {
+		pod := c
+		pod.Name, pod.CgroupDir = "the pod", path.Dir(c.CgroupDir)
+		for _, c := range []runtime.Container{c, pod} {
+			if seen[c.CgroupDir] {
+				continue
+			}
+			seen[c.CgroupDir] = true
+			cpu, err := s.Node.Throttler.CPU(ctx, c)
+			if err != nil {
+				return nil, fmt.Errorf("CPU limit of %s: %w", c.Name, err)
+			}
+			if cpu.Limit.Quota > 0 {
+				rec.Containers = append(rec.Containers, throttledContainer{Container: c, Limit: cpu.Limit, Set: []runtime.CPULimit{{Period: cpu.Limit.Period}}})
+			}
+		}
+	}
+	if len(rec.Containers) == 0 {
+		return rec, nil
+	}
+	if err := s.lifts().put(s.uid, *rec); err != nil {
+		return nil, fmt.Errorf("record the CPU limits: %w", err)
+	}
+	return rec, nil
+}
+
+// lift lifts the recorded limits.
+func (a *Agent) lift(ctx context.Context, rec *throttled) error {
+	var errs []error
+	for _, t := range rec.Containers {
+		if err := a.Node.Throttler.Limit(ctx, t.Container, t.Set[0]); err != nil {
+			errs = append(errs, fmt.Errorf("lift the CPU limit of %s: %w", t.Container.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // cpuUse is how much CPU time a container had used at a time.
@@ -132,15 +183,23 @@ func (a *Agent) giveCPUBack(ctx context.Context, rec *throttled) error {
 	return errors.Join(errs...)
 }
 
-// unthrottle restores the limits and forgets them. A pod that is not slowed down
-// is left as it is.
+// unthrottle restores the limits and forgets them, what was lifted first: that may have
+// been what the pod was slowed down to. A pod that has its own limits is left as it is.
 func (a *Agent) unthrottle(ctx context.Context, uid types.UID) error {
-	rec, err := a.throttles().get(uid)
-	if err != nil || rec == nil {
-		return err
+	for _, records := range []records[throttled]{a.lifts(), a.throttles()} {
+		rec, err := records.get(uid)
+		if err != nil {
+			return err
+		}
+		if rec == nil {
+			continue
+		}
+		if err := a.giveCPUBack(ctx, rec); err != nil {
+			return err
+		}
+		if err := records.remove(uid); err != nil {
+			return err
+		}
 	}
-	if err := a.giveCPUBack(ctx, rec); err != nil {
-		return err
-	}
-	return a.throttles().remove(uid)
+	return nil
 }

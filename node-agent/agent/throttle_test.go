@@ -90,3 +90,43 @@ func TestWhatSomebodyElseSetStays(t *testing.T) {
 		t.Errorf("it has %+v, was resized to %+v", got, resized)
 	}
 }
+
+// The limits that a pod has are lifted while it is frozen, and come back whatever ends
+// that, a crash of the agent included.
+func TestLimitsAreLiftedWhileFrozen(t *testing.T) {
+	before := runtime.CPULimit{Quota: 10 * time.Millisecond, Period: period}
+	none := runtime.CPULimit{Period: period}
+	for name, end := range map[string]func(*world, *sourceSession) error{
+		"released": func(_ *world, s *sourceSession) error { return s.release(t.Context(), goneUID) },
+		"swept":    func(w *world, _ *sourceSession) error { return w.sweep(t.Context()) },
+	} {
+		for slow, percents := range map[string][]int32{"": nil, " and slowed down": {50, 25}} {
+			t.Run(name+slow, func(t *testing.T) {
+				w, s := slowed(t, before, percents...)
+				rec, err := s.recordLimits(t.Context())
+				must(t, err)
+				must(t, s.lift(t.Context(), rec))
+				if got := w.c.Limit(); got != none {
+					t.Errorf("frozen it has %+v", got)
+				}
+				must(t, end(w, s))
+				if got := w.c.Limit(); got != before {
+					t.Errorf("afterwards it has %+v", got)
+				}
+				if left, err := w.lifts().all(); err != nil || len(left) > 0 {
+					t.Errorf("records left: %v, %v", left, err)
+				}
+			})
+		}
+	}
+}
+
+func TestNoLimitsNoRecord(t *testing.T) {
+	w, s := slowed(t, runtime.CPULimit{Period: period})
+	rec, err := s.recordLimits(t.Context())
+	must(t, err)
+	must(t, s.lift(t.Context(), rec))
+	if left, err := w.lifts().all(); err != nil || len(left) > 0 {
+		t.Errorf("records: %v, %v", left, err)
+	}
+}

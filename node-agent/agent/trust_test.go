@@ -37,13 +37,27 @@ type api struct {
 	client.Client
 	migrations []v1alpha1.Migration
 	down       error
+	// pod is the only one there is, nil when none is known.
+	pod *corev1.Pod
+}
+
+func (a *api) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok || a.pod == nil || a.pod.Name != key.Name {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, key.Name)
+	}
+	a.pod.DeepCopyInto(pod)
+	return nil
 }
 
 func (a *api) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
 	switch l := list.(type) {
 	case *v1alpha1.MigrationList:
 		l.Items = a.migrations
-	case *corev1.PodList: // a tenant's, without a gate: nothing is known of it
+	case *corev1.PodList: // else a tenant's, without a gate: nothing is known of it
+		if a.pod != nil {
+			l.Items = []corev1.Pod{*a.pod}
+		}
 	default:
 		return fmt.Errorf("nobody lists %T", list)
 	}
@@ -115,8 +129,8 @@ func TestOnlyAMigrationOfThisPodOnThisNodeParksACreate(t *testing.T) {
 // lie nor that there are any.
 func TestAForgedPodIsToldNothing(t *testing.T) {
 	a := New(Config{NodeName: "n2", RunDir: t.TempDir(), Client: &api{migrations: []v1alpha1.Migration{targetOf("n2", "other", v1alpha1.PhaseSwitchingOver)}}})
-	said := converse(t, a, `{"version":3,"podUID":"`+tenantUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
-	if want := `{"version":3,"verdict":"pass"}` + "\n"; said != want {
+	said := converse(t, a, `{"version":4,"podUID":"`+tenantUID+`","containerName":"app","containerID":"x","bundle":"/b"}`+"\n")
+	if want := `{"version":4,"verdict":"pass"}` + "\n"; said != want {
 		t.Errorf("it was told %q, want %q", said, want)
 	}
 	if lots := a.parking.ofPod(tenantUID); len(lots) != 0 {

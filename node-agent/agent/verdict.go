@@ -63,13 +63,32 @@ func (p *parking) verdictOf(ctx context.Context, m *v1alpha1.Migration, err erro
 			return failReply(v1alpha1.ReasonAgentError, err.Error())
 		}
 		return wire.Reply{Version: wire.Version, Verdict: wire.Pass}
-	case consumed, t.TreeGoneAt != nil, t.State == v1alpha1.TargetRestored && m.Status.Phase == v1alpha1.PhaseSwitchingOver:
+	case consumed, t.TreeGoneAt != nil, t.State == v1alpha1.TargetRestored && !migration.Finished(m.Status.Phase):
 		// It ran, or may have (the mark may have gone with a restart of the node),
 		// and nobody has confirmed it. What is frozen on the source may be all that is
 		// left; a fresh start here would cost it that.
 		return failReply(v1alpha1.ReasonProcessLost, fmt.Sprintf("what migration %s/%s had restored is not confirmed to run, and its source is kept; see the migration", m.Namespace, m.Name))
+	case migration.IsPlaceholder(m) && m.Status.Handover != nil:
+		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("this pod only kept the place of migration %s/%s; it is being removed", m.Namespace, m.Name))
+	case m.Status.Phase == v1alpha1.PhaseReplacing:
+		// A restore that has failed is tried again.
 	case m.Status.Phase == v1alpha1.PhaseRollingBack, migration.Finished(m.Status.Phase), t.Failure != nil:
 		return failReply(v1alpha1.ReasonCancelled, fmt.Sprintf("migration %s/%s was rolled back; this pod is being removed", m.Namespace, m.Name))
+	}
+	return p.inTurn(ctx, m, req)
+}
+
+// inTurn parks a create, unless that of the pod's first container has to come before:
+// what the containers share comes with the first one. Kubelet creates them in turn, but
+// goes on with the next one when a create has failed, and then it tries again.
+func (p *parking) inTurn(ctx context.Context, m *v1alpha1.Migration, req wire.Request) wire.Reply {
+	var pod corev1.Pod
+	key := client.ObjectKey{Namespace: m.Namespace, Name: m.Status.Target.PodName}
+	if err := p.agent.Client.Get(ctx, key, &pod); err == nil && string(pod.UID) == req.PodUID {
+		if first := migration.Containers(&pod)[0].Name; first != req.ContainerName &&
+			!p.agent.consumed(req.PodUID, first) && !p.agent.stoodStill(req.PodUID, first) {
+			return failReply(v1alpha1.ReasonNotInTurn, fmt.Sprintf("container %s is restored before %s", first, req.ContainerName))
+		}
 	}
 	return wire.Reply{Version: wire.Version, Verdict: wire.Park}
 }
@@ -89,7 +108,7 @@ func (p *parking) withoutMigration(ctx context.Context, req wire.Request) wire.R
 		return failReply(v1alpha1.ReasonAgentError, "cannot tell whether the container is to be restored: "+err.Error())
 	}
 	for i := range pods.Items {
-		if pod := &pods.Items[i]; string(pod.UID) == req.PodUID && isTarget(pod) && !hasRun(pod, req.ContainerName) {
+		if pod := &pods.Items[i]; string(pod.UID) == req.PodUID && isTarget(pod) && (!hasRun(pod, req.ContainerName) || p.agent.stoodStill(req.PodUID, req.ContainerName)) {
 			return failReply(v1alpha1.ReasonCancelled, "the migration that this pod was made for is gone and it was never restored; delete the pod")
 		}
 	}
@@ -104,9 +123,8 @@ func isTarget(pod *corev1.Pod) bool {
 
 // hasRun says whether kubelet has ever seen a container of a pod run.
 func hasRun(pod *corev1.Pod, container string) bool {
-	return slices.ContainsFunc(pod.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
-		return s.Name == container && migration.HasRun(&s, "")
-	})
+	s := migration.ContainerStatus(pod, container)
+	return s != nil && migration.HasRun(s, "")
 }
 
 // migrationOf finds the Migration whose target is the pod with this UID. The

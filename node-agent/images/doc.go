@@ -10,7 +10,10 @@
 //	<root>/<migration UID>/<container>/round-000/   first, full copy of memory
 //	<root>/<migration UID>/<container>/round-001/   parent -> ../round-000
 //	<root>/<migration UID>/<container>/final/       parent -> ../round-001
-//	<root>/<migration UID>/<container>/files/       what is not in CRIU's images
+//	<root>/<migration UID>/<container>/files-000/   what is not in CRIU's images
+//	<root>/<migration UID>/<container>/files-001/   what of it has changed since
+//	<root>/<migration UID>/<container>/files/       and what had when the pod was frozen
+//	<root>/<migration UID>/_pod/files-000/          volumes, which are no container's
 //
 // Directories hold regular files and, in a dump that builds on another, the
 // relative link "parent"; nothing else. The root is mounted at the same path in
@@ -22,8 +25,11 @@
 // round is finished, while the container runs. Seal, inside the freeze, hashes
 // only what is left (the final dump and the files), makes all of it durable and
 // writes the manifest; its digest travels through the API. The target calls
-// VerifyRound as rounds finish, which also pulls them into the page cache, and
-// Verify with the digest before it restores.
+// VerifyRound as rounds finish, and Verify with the digest before it restores. What was
+// packed in the rounds it unpacks meanwhile (Read), and holds it against the verified
+// manifest before it commits. Both
+// merge what they read into one dump on the node, if there is room, so that the restore
+// from RestoreDir need not follow the chain.
 //
 // # Trust
 //
@@ -32,9 +38,9 @@
 // (RESOLVE_BENEATH | NO_SYMLINKS), only regular files are ever opened for
 // reading, and the manifest may name nothing but plain names. What was learned
 // about finished rounds (hashes, identity) is kept outside the volume, in the
-// node's own state directory. Whoever can write the volume between Verify and
-// the end of the restore is not stopped by this package: the volume belongs to
-// the operator, directories have mode 0700.
+// node's own state directory. Whoever can write the volume between Verify and the end of a
+// restore from it is not stopped by this package (one from merged rounds does not read it):
+// the volume belongs to the operator, directories have mode 0700.
 //
 // # Network file systems
 //

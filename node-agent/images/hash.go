@@ -38,9 +38,35 @@ func sortEntries(e []fs.DirEntry) {
 	slices.SortFunc(e, func(a, b fs.DirEntry) int { return cmp.Compare(a.Name(), b.Name()) })
 }
 
-// hashDir reads all of a directory of the set. With sync, every file and the
-// directory itself are on stable storage when it returns.
-func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*hashed, error) {
+// reading is how a directory or a file is read.
+type reading struct {
+	// sync: all of it is on stable storage afterwards.
+	sync bool
+	// into takes what is read in, nil for nothing.
+	into *intake
+}
+
+// files calls f for each of the names, with those first that tell what belongs where.
+func (o reading) files(ctx context.Context, names []string, f func(ctx context.Context, i int) error) error {
+	each := func(lists bool) error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(workers())
+		for i, n := range names {
+			if isList(n) == lists {
+				g.Go(func() error { return f(ctx, i) })
+			}
+		}
+		return g.Wait()
+	}
+	if err := each(true); err != nil {
+		return err
+	}
+	o.into.plan()
+	return each(false)
+}
+
+// hashDir reads all of a directory of the set.
+func hashDir(ctx context.Context, d *dir, container, name string, o reading) (*hashed, error) {
 	entries, err := d.list()
 	if err != nil {
 		return nil, err
@@ -49,7 +75,7 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 	names := []string{}
 	for _, e := range entries {
 		switch {
-		case e.Name() == parentName && name != filesName:
+		case e.Name() == parentName && !isFiles(name):
 			if h.Dir.Parent, err = d.readLink(); err != nil {
 				return nil, err
 			}
@@ -60,23 +86,18 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 		}
 	}
 	files, ids := make([]File, len(names)), make([]identity, len(names))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers())
-	for i, n := range names {
-		g.Go(func() error {
-			var err error
-			files[i], ids[i], err = hashFile(ctx, d, n, anySize, sync)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err := o.files(ctx, names, func(ctx context.Context, i int) error {
+		var err error
+		files[i], ids[i], err = hashFile(ctx, d, names[i], anySize, o)
+		return err
+	}); err != nil {
 		return nil, err
 	}
 	h.Dir.Files = append(h.Dir.Files, files...)
 	for i, n := range names {
 		h.Identities[n] = ids[i]
 	}
-	if sync {
+	if o.sync {
 		if err := d.f.Sync(); err != nil {
 			return nil, wrap(d.name, err)
 		}
@@ -88,9 +109,10 @@ func hashDir(ctx context.Context, d *dir, container, name string, sync bool) (*h
 const anySize = -1
 
 // hashFile reads one file. When its size is known and wrong it is not read at
-// all: a set that was cut short is found without reading gigabytes. The identity is the one from before the reading, so
-// that a file that is written meanwhile does not look untouched later.
-func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (File, identity, error) {
+// all: a set that was cut short is found without reading gigabytes. The identity is
+// the one from before the reading, so that a file that is written meanwhile does not look
+// untouched later.
+func hashFile(ctx context.Context, d *dir, name string, size int64, o reading) (File, identity, error) {
 	if err := ctx.Err(); err != nil {
 		return File{}, identity{}, err
 	}
@@ -102,7 +124,7 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (
 	if size != anySize && id.Size != size {
 		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "it has %d bytes, not %d", id.Size, size)
 	}
-	if sync {
+	if o.sync {
 		if err := f.Sync(); err != nil {
 			return File{}, identity{}, wrap(d.join(name), err)
 		}
@@ -111,7 +133,9 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, sync bool) (
 			return File{}, identity{}, err
 		}
 	}
-	sum, err := sumFile(ctx, f, id.Size)
+	to := o.into.file(name, id.Size)
+	sum, err := sumFile(ctx, f, id.Size, to)
+	to.close()
 	if errors.Is(err, errResized) {
 		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "its size changed while it was read")
 	}
@@ -138,10 +162,10 @@ const batchSize = 32 * pieceSize
 
 // sumFile is File.Hash of a file with that many bytes. It reads so many, and one more if
 // there is one: a file that somebody keeps appending to must not be read for ever.
-func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
+func sumFile(ctx context.Context, f *os.File, size int64, to *taken) (string, error) {
 	all := blake3.New()
 	for at := int64(0); at < size; at += batchSize {
-		sums, err := sumPieces(ctx, f, at, min(at+batchSize, size))
+		sums, err := sumPieces(ctx, f, at, min(at+batchSize, size), to)
 		if err != nil {
 			return "", err
 		}
@@ -157,8 +181,8 @@ func sumFile(ctx context.Context, f *os.File, size int64) (string, error) {
 }
 
 // sumPieces returns the hashes of the pieces from one place in a file to another.
-func sumPieces(ctx context.Context, f *os.File, from, to int64) ([]byte, error) {
-	sums := make([]byte, (to-from+pieceSize-1)/pieceSize*sumSize)
+func sumPieces(ctx context.Context, f *os.File, from, end int64, to *taken) ([]byte, error) {
+	sums := make([]byte, (end-from+pieceSize-1)/pieceSize*sumSize)
 	g, ctx := errgroup.WithContext(ctx)
 	for i := 0; i < len(sums); i += sumSize {
 		at := from + int64(i/sumSize)*pieceSize
@@ -169,10 +193,11 @@ func sumPieces(ctx context.Context, f *os.File, from, to int64) ([]byte, error) 
 			defer hashing.Release(1)
 			buf := pieces.Get().(*[]byte)
 			defer pieces.Put(buf)
-			piece := (*buf)[:min(pieceSize, to-at)]
+			piece := (*buf)[:min(pieceSize, end-at)]
 			if err := readAt(f, piece, at); err != nil {
 				return err
 			}
+			to.piece(piece, at)
 			sum := blake3.Sum256(piece)
 			copy(sums[i:], sum[:])
 			return nil

@@ -72,7 +72,7 @@ func dumpSet(t *testing.T, set *Set) {
 	write(t, dir, "pages-1.img", pages(9, 4096))
 	write(t, dir, "empty.img", nil)
 	must(t, os.Symlink(Parent(2), filepath.Join(dir, "parent")))
-	dir, err = set.PrepareFiles(ctx, container)
+	dir, err = set.PrepareLastFiles(ctx, container)
 	must(t, err)
 	write(t, dir, "rootfs.tar", []byte("tar"))
 }
@@ -173,7 +173,7 @@ func TestRestartedAgentDoesNotReadRoundsAgain(t *testing.T) {
 
 	// Replace what was remembered by something recognisable: if it turns up in
 	// the manifest, the round was not read again.
-	key := roundKey{container, 0}
+	key := roundKey{container, 0, false}
 	h := set.loadState(key)
 	if h == nil {
 		t.Fatal("nothing was remembered")
@@ -218,8 +218,7 @@ func TestSealRefusesWhatDoesNotBelong(t *testing.T) {
 			must(t, os.Symlink("../round-007", filepath.Join(dir, "parent")))
 		},
 		"directory in the files": func(t *testing.T, set *Set) {
-			dir, _ := set.FilesDir(container)
-			must(t, os.Mkdir(filepath.Join(dir, "sub"), 0o700))
+			must(t, os.Mkdir(filepath.Join(set.Dir(), container, filesName, "sub"), 0o700))
 		},
 		"stray file in the container": func(t *testing.T, set *Set) {
 			write(t, filepath.Join(set.Dir(), container), "core", nil)
@@ -299,7 +298,7 @@ func TestDirectoriesAreClosedToOthers(t *testing.T) {
 	must(t, err)
 	_, err = set.PrepareFinal(t.Context(), container)
 	must(t, err)
-	_, err = set.PrepareFiles(t.Context(), container)
+	_, err = set.PrepareLastFiles(t.Context(), container)
 	must(t, err)
 	must(t, filepath.WalkDir(set.Dir(), func(path string, d os.DirEntry, err error) error {
 		if err != nil {

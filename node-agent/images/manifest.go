@@ -14,7 +14,7 @@ import (
 
 const (
 	// ManifestVersion is the version of the manifest's format.
-	ManifestVersion = 2
+	ManifestVersion = 3
 	// MaxManifest is the largest manifest in bytes that is read or written.
 	MaxManifest = 4 << 20
 
@@ -22,7 +22,7 @@ const (
 	sumSize = 32
 
 	maxContainers = 64
-	maxDirs       = maxRound + 3
+	maxDirs       = 2*maxRound + 4
 	maxFiles      = 16384
 )
 
@@ -38,8 +38,8 @@ type Manifest struct {
 
 // Dir is one directory of the set: a round, a final dump or packed files.
 type Dir struct {
-	// Container is the name of the container, Name that of the directory in it:
-	// "round-000", "final" or "files".
+	// Container is the name of the container, or [Pod], Name that of the directory in
+	// it: "round-000", "final", "files-000" or "files".
 	Container string `json:"container"`
 	Name      string `json:"name"`
 	// Parent is the value of the relative link "parent", "" when there is none.
@@ -127,7 +127,7 @@ func (m *Manifest) check() error {
 	}
 	dirs, containers := map[string]bool{}, map[string]int{}
 	for i, d := range m.Dirs {
-		if !validLabel(d.Container) || !isDirName(d.Name) {
+		if !validPlace(d.Container, d.Name) {
 			return bad("directory %q of container %q", d.Name, d.Container)
 		}
 		if i > 0 && m.Dirs[i-1].path() >= d.path() {
@@ -141,6 +141,7 @@ func (m *Manifest) check() error {
 			return err
 		}
 	}
+	delete(containers, Pod) // which has files only
 	for c := range containers {
 		if !dirs[c+"/"+finalName] {
 			return bad("container %q has no final dump", c)
@@ -155,6 +156,14 @@ func (m *Manifest) check() error {
 		}
 	}
 	return nil
+}
+
+// validPlace says whether there may be such a directory.
+func validPlace(container, name string) bool {
+	if container == Pod {
+		return isFiles(name)
+	}
+	return validLabel(container) && isDirName(name)
 }
 
 func checkFiles(d Dir) error {
@@ -184,7 +193,7 @@ func checkParent(d Dir, dirs map[string]bool) error {
 		return nil
 	}
 	p, ok := parentRound(d.Parent)
-	if k, isRound := roundNumber(d.Name); !ok || d.Name == filesName || (isRound && p >= k) {
+	if k, isRound := roundNumber(d.Name); !ok || isFiles(d.Name) || (isRound && p >= k) {
 		return fmt.Errorf("%w: %q cannot build on %q", ErrManifest, d.path(), d.Parent)
 	}
 	if !dirs[d.Container+"/"+RoundName(p)] {

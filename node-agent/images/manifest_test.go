@@ -14,7 +14,7 @@ import (
 
 func goodManifest() Manifest {
 	sum := Digest(nil)
-	return Manifest{Version: 2, MigrationUID: testUID, Dirs: []Dir{
+	return Manifest{Version: ManifestVersion, MigrationUID: testUID, Dirs: []Dir{
 		{Container: "app", Name: "files", Files: []File{{"rootfs.tar", 3, sum}}},
 		{Container: "app", Name: "final", Parent: "../round-001", Files: []File{{"a.img", 1, sum}, {"b.img", 2, sum}}},
 		{Container: "app", Name: "round-000", Files: []File{{"a.img", 1, sum}}},
@@ -52,7 +52,16 @@ func TestManifestIsRefused(t *testing.T) {
 		"parent that is missing": func(m *Manifest) { m.Dirs[1].Parent = "../round-009" },
 		"parent is itself":       func(m *Manifest) { m.Dirs[3].Parent = "../round-001" },
 		"parent comes later":     func(m *Manifest) { m.Dirs[2].Parent = "../round-001" },
-		"files with a parent":    func(m *Manifest) { m.Dirs[0].Parent = "../round-000" },
+		"files of a round with a parent": func(m *Manifest) {
+			m.Dirs[0].Name, m.Dirs[0].Parent = "files-001", "../round-000"
+		},
+		"round of the pod": func(m *Manifest) { m.Dirs[0].Container, m.Dirs[0].Name = Pod, "round-000" },
+		"dump of the pod":  func(m *Manifest) { m.Dirs[0].Container, m.Dirs[0].Name = Pod, "final" },
+		"nothing but the pod": func(m *Manifest) {
+			m.Dirs = m.Dirs[:1]
+			m.Dirs[0].Container = Pod
+		},
+		"files with a parent": func(m *Manifest) { m.Dirs[0].Parent = "../round-000" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := goodManifest()
@@ -77,7 +86,7 @@ func TestManifestSyntax(t *testing.T) {
 		"empty":           nil,
 		"null":            []byte("null"),
 		"trailing object": append(bytes.Clone(good), "{}"...),
-		"unknown field":   bytes.Replace(good, []byte(`"version":2`), []byte(`"version":2,"exec":"x"`), 1),
+		"unknown field":   bytes.Replace(good, []byte(`"version":3`), []byte(`"version":3,"exec":"x"`), 1),
 		"cut short":       good[:len(good)-10],
 		"too large":       append(bytes.Clone(good), bytes.Repeat([]byte(" "), MaxManifest)...),
 	} {
@@ -94,8 +103,8 @@ func FuzzDecodeManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"version":2,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"hash":""}]}]}`))
-	f.Add([]byte(`{"version":2,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
+	f.Add([]byte(`{"version":3,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"hash":""}]}]}`))
+	f.Add([]byte(`{"version":3,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeManifest(b)
 		if err != nil {

@@ -15,9 +15,28 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// roundKey is a round of a container, or the files that were packed in it.
 type roundKey struct {
 	container string
 	k         int
+	files     bool
+}
+
+func (key roundKey) name() string {
+	if key.files {
+		return FilesName(key.k)
+	}
+	return RoundName(key.k)
+}
+
+// keyOf is the round that a directory is of. What is made while the pod stands still is
+// of none.
+func keyOf(container, name string) (roundKey, bool) {
+	if k, ok := roundNumber(name); ok {
+		return roundKey{container, k, false}, true
+	}
+	k, last, ok := FilesRound(name)
+	return roundKey{container, k, true}, ok && !last
 }
 
 // roundWork is a round that is being read or has been; h is valid once done is
@@ -35,26 +54,53 @@ func (s *Set) HashRound(ctx context.Context, container string, k int) error {
 	if err := checkRound(container, k); err != nil {
 		return err
 	}
-	_, err := s.round(ctx, roundKey{container, k}, true)
+	_, err := s.round(ctx, roundKey{container, k, false}, true, nil)
 	return err
 }
 
-// VerifyRound reads a finished round on the target, which warms the page cache,
-// and remembers its hashes for Verify; nothing is compared yet. The round must
-// have been reported finished: for up to Options.Settle it is waited for.
+// HashFiles is HashRound for the files that were packed in a round.
+func (s *Set) HashFiles(ctx context.Context, container string, k int) error {
+	if err := checkFilesRound(container, k); err != nil {
+		return err
+	}
+	_, err := s.round(ctx, roundKey{container, k, true}, true, nil)
+	return err
+}
+
+// VerifyFiles is VerifyRound for the files that were packed in a round. Some must have
+// been: a round without any has no directory for them. The names are returned.
+func (s *Set) VerifyFiles(ctx context.Context, container string, k int) (Dir, error) {
+	if err := checkFilesRound(container, k); err != nil {
+		return Dir{}, err
+	}
+	var h *hashed
+	err := s.store.untilThere(ctx, func() (err error) {
+		h, err = s.round(ctx, roundKey{container, k, true}, false, nil)
+		return err
+	})
+	if err != nil {
+		return Dir{}, err
+	}
+	return h.Dir, nil
+}
+
+// VerifyRound reads a finished round on the target, and remembers its hashes for
+// Verify; nothing is compared yet. What it has read it merges with the rounds before,
+// see [Set.Assembled], or else it has warmed the page cache. The round must have been
+// reported finished: for up to Options.Settle it is waited for.
 func (s *Set) VerifyRound(ctx context.Context, container string, k int) error {
 	if err := checkRound(container, k); err != nil {
 		return err
 	}
 	return s.store.untilThere(ctx, func() error {
-		_, err := s.round(ctx, roundKey{container, k}, false)
+		_, err := s.round(ctx, roundKey{container, k, false}, false, s.merging(container))
 		return err
 	})
 }
 
 // round returns what is known about a round, reading it if need be; concurrent
-// calls for one round share the work.
-func (s *Set) round(ctx context.Context, key roundKey, sync bool) (*hashed, error) {
+// calls for one round share the work. A round that is read is merged into what is given.
+func (s *Set) round(ctx context.Context, key roundKey, sync bool, into *merge) (*hashed, error) {
 	for {
 		s.mu.Lock()
 		w := s.rounds[key]
@@ -62,7 +108,7 @@ func (s *Set) round(ctx context.Context, key roundKey, sync bool) (*hashed, erro
 			w = &roundWork{done: make(chan struct{})}
 			s.rounds[key] = w
 			s.mu.Unlock()
-			return s.readRound(ctx, key, w, sync)
+			return s.readRound(ctx, key, w, sync, into)
 		}
 		s.mu.Unlock()
 		select {
@@ -77,10 +123,10 @@ func (s *Set) round(ctx context.Context, key roundKey, sync bool) (*hashed, erro
 	}
 }
 
-func (s *Set) readRound(ctx context.Context, key roundKey, w *roundWork, sync bool) (*hashed, error) {
+func (s *Set) readRound(ctx context.Context, key roundKey, w *roundWork, sync bool, into *merge) (*hashed, error) {
 	defer close(w.done)
 	w.h, w.err = func() (*hashed, error) {
-		d, err := s.openDir(key.container, RoundName(key.k))
+		d, err := s.openDir(key.container, key.name())
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +134,13 @@ func (s *Set) readRound(ctx context.Context, key roundKey, w *roundWork, sync bo
 		if h := s.loadState(key); h != nil && unchanged(d, h) {
 			return h, nil
 		}
-		return hashDir(ctx, d, key.container, RoundName(key.k), sync)
+		in := into.round(key.k)
+		h, err := hashDir(ctx, d, key.container, key.name(), reading{sync: sync, into: in})
+		if err == nil && h.Dir.Parent != "" && h.Dir.Parent != Parent(key.k) {
+			into.giveUp(fmt.Errorf("round %d builds on %q", key.k, h.Dir.Parent))
+		}
+		in.done(key.k, err)
+		return h, err
 	}()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +218,7 @@ func unchanged(d *dir, h *hashed) bool {
 }
 
 func (s *Set) statePath(key roundKey) string {
-	return filepath.Join(s.store.stateDir, s.uid, key.container+"."+RoundName(key.k)+".json")
+	return filepath.Join(s.store.stateDir, s.uid, key.container+"."+key.name()+".json")
 }
 
 // loadState returns what was remembered before a restart, nil when there is
@@ -180,7 +232,7 @@ func (s *Set) loadState(key roundKey) *hashed {
 		return nil
 	}
 	h := &hashed{}
-	if json.Unmarshal(b, h) != nil || h.Dir.Container != key.container || h.Dir.Name != RoundName(key.k) {
+	if json.Unmarshal(b, h) != nil || h.Dir.Container != key.container || h.Dir.Name != key.name() {
 		return nil
 	}
 	return h

@@ -69,7 +69,7 @@ func (s *Set) collect(ctx context.Context, set *dir) ([]Dir, error) {
 		switch {
 		case c.Name() == manifestName || c.Name() == manifestTemp:
 			continue
-		case !c.IsDir() || !validLabel(c.Name()):
+		case !c.IsDir() || c.Name() != Pod && !validLabel(c.Name()):
 			return nil, tampered(set.join(c.Name()), runtime.RefusedUnlisted, "it does not belong into an image set")
 		}
 		dirs, err := s.collectContainer(set, c.Name())
@@ -109,7 +109,7 @@ func (s *Set) collectContainer(set *dir, container string) ([]Dir, error) {
 	}
 	var dirs []Dir
 	for _, e := range entries {
-		if !e.IsDir() || !isDirName(e.Name()) {
+		if !e.IsDir() || !validPlace(container, e.Name()) {
 			return nil, tampered(d.join(e.Name()), runtime.RefusedUnlisted, "it does not belong into an image set")
 		}
 		dirs = append(dirs, Dir{Container: container, Name: e.Name()})
@@ -122,15 +122,15 @@ func (s *Set) collectContainer(set *dir, container string) ([]Dir, error) {
 
 // describe hashes one directory, from memory when it is a round that is known.
 func (s *Set) describe(ctx context.Context, container, name string) (*hashed, error) {
-	if k, ok := roundNumber(name); ok {
-		return s.round(ctx, roundKey{container, k}, true)
+	if key, ok := keyOf(container, name); ok {
+		return s.round(ctx, key, true, nil)
 	}
 	d, err := s.openDir(container, name)
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
-	return hashDir(ctx, d, container, name, true)
+	return hashDir(ctx, d, container, name, reading{sync: true})
 }
 
 // publish writes the manifest so that it is there whole or not at all, also

@@ -23,6 +23,8 @@ type Set struct {
 
 	mu     sync.Mutex
 	rounds map[roundKey]*roundWork
+	// merges of the containers; see [merge].
+	merges map[string]*merge
 }
 
 // UID is the migration's UID.
@@ -47,14 +49,6 @@ func (s *Set) FinalDir(container string) (string, error) {
 	return filepath.Join(s.Dir(), container, finalName), nil
 }
 
-// FilesDir is the directory of a container's packed files. It may not exist.
-func (s *Set) FilesDir(container string) (string, error) {
-	if err := checkRound(container, 0); err != nil {
-		return "", err
-	}
-	return filepath.Join(s.Dir(), container, filesName), nil
-}
-
 // PrepareRound makes an empty directory with mode 0700 for round k and returns
 // its path. What an interrupted try left there is removed (CRIU keeps a wrong
 // parent link it finds); a round that HashRound has seen finished is not:
@@ -63,7 +57,7 @@ func (s *Set) PrepareRound(ctx context.Context, container string, k int) (string
 	if err := checkRound(container, k); err != nil {
 		return "", err
 	}
-	if s.known(roundKey{container, k}) {
+	if s.known(roundKey{container, k, false}) {
 		return "", &FileError{Name: filepath.Join(s.uid, container, RoundName(k)), Err: ErrFinished}
 	}
 	return s.prepare(ctx, container, RoundName(k))
@@ -77,9 +71,27 @@ func (s *Set) PrepareFinal(ctx context.Context, container string) (string, error
 	return s.prepare(ctx, container, finalName)
 }
 
-// PrepareFiles makes an empty directory for the packed files.
-func (s *Set) PrepareFiles(ctx context.Context, container string) (string, error) {
-	if err := checkRound(container, 0); err != nil {
+// PrepareFiles returns the path for the files that are packed in round k, of which
+// nothing is left there from a try that was interrupted. The directory is made by who
+// packs any.
+func (s *Set) PrepareFiles(ctx context.Context, container string, k int) (string, error) {
+	if err := checkFilesRound(container, k); err != nil {
+		return "", err
+	}
+	key := roundKey{container, k, true}
+	if s.known(key) {
+		return "", &FileError{Name: filepath.Join(s.uid, container, key.name()), Err: ErrFinished}
+	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	return filepath.Join(s.Dir(), container, key.name()), s.removeAll(filepath.Join(container, key.name()))
+}
+
+// PrepareLastFiles makes an empty directory for what is packed while the pod stands still,
+// and has no time to make one.
+func (s *Set) PrepareLastFiles(ctx context.Context, container string) (string, error) {
+	if err := checkFilesRound(container, 0); err != nil {
 		return "", err
 	}
 	return s.prepare(ctx, container, filesName)
@@ -116,7 +128,7 @@ func (s *Set) RemoveRound(ctx context.Context, container string, k int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	key := roundKey{container, k}
+	key := roundKey{container, k, false}
 	s.mu.Lock()
 	delete(s.rounds, key)
 	err := s.dropState(key)
@@ -142,6 +154,7 @@ func (s *Set) Remove(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.rounds)
+	clear(s.merges)
 	return s.store.forget(s.uid)
 }
 

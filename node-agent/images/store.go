@@ -21,6 +21,11 @@ type Options struct {
 	// was learned about finished rounds outlives the agent. Empty keeps it in
 	// memory only, and a restarted agent reads rounds again.
 	StateDir string
+	// LocalDir is a directory of the node itself where the rounds of a pod that comes to it
+	// are merged; see [Set.Assembled]. It should be in memory: the pod's own goes there
+	// whole and is read again soon. The path is the same on the node and for this process,
+	// and [CheckLocalDir] has passed it. Empty: restores read the volume.
+	LocalDir string
 	// Settle is the longest time to wait for a name that must be there to show
 	// up on this node; 0 means DefaultSettle.
 	Settle time.Duration
@@ -38,6 +43,9 @@ const DefaultSettle = 40 * time.Second
 type Store struct {
 	root     string
 	stateDir string
+	localDir string
+	// maxMoved is [maxMoved], in bytes.
+	maxMoved int64
 	settle   time.Duration
 	// available is Options.Available.
 	available func() error
@@ -57,13 +65,18 @@ func Open(root string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("image store: %w", err)
 		}
 	}
+	if o.LocalDir != "" {
+		if err := os.MkdirAll(o.LocalDir, 0o700); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
+	}
 	if o.Settle == 0 {
 		o.Settle = DefaultSettle
 	}
 	if o.Available == nil {
 		o.Available = func() error { return nil }
 	}
-	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, settle: o.Settle, available: o.Available, sets: map[string]*Set{}}
+	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, localDir: o.LocalDir, maxMoved: maxMoved, settle: o.Settle, available: o.Available, sets: map[string]*Set{}}
 	return s, nil
 }
 
@@ -91,6 +104,9 @@ func (s *Store) open() (*dir, error) {
 	return &dir{f: f}, nil
 }
 
+// LocalDir is Options.LocalDir. It has a directory for each set, of its UID.
+func (s *Store) LocalDir() string { return s.localDir }
+
 // Set returns the image set of a migration, whether it exists or not. The same
 // set is returned each time until it is removed.
 func (s *Store) Set(uid string) (*Set, error) {
@@ -101,7 +117,7 @@ func (s *Store) Set(uid string) (*Set, error) {
 	defer s.mu.Unlock()
 	set := s.sets[uid]
 	if set == nil {
-		set = &Set{store: s, uid: uid, rounds: map[roundKey]*roundWork{}}
+		set = &Set{store: s, uid: uid, rounds: map[roundKey]*roundWork{}, merges: map[string]*merge{}}
 		s.sets[uid] = set
 	}
 	return set, nil
@@ -160,11 +176,13 @@ func (s *Store) forget(uid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sets, uid)
-	if s.stateDir == "" {
-		return nil
-	}
-	if err := os.RemoveAll(filepath.Join(s.stateDir, uid)); err != nil {
-		return fmt.Errorf("image store: %w", err)
+	for _, dir := range []string{s.stateDir, s.localDir} {
+		if dir == "" {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, uid)); err != nil {
+			return fmt.Errorf("image store: %w", err)
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ package images
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 
@@ -41,6 +42,16 @@ func (s *Set) Verify(ctx context.Context, digest string) (*Manifest, error) {
 		return nil, err
 	}
 	return m, nil
+}
+
+// Manifest reads the manifest of a set that was verified before. Whoever uses a file of
+// it compares what Read returns.
+func (s *Set) Manifest(ctx context.Context, digest string) (m *Manifest, err error) {
+	err = s.store.untilThere(ctx, func() error {
+		m, err = s.readManifest(digest)
+		return err
+	})
+	return m, err
 }
 
 // readManifest reads the manifest and trusts it only when it has the digest.
@@ -159,17 +170,27 @@ func (s *Set) checkDir(ctx context.Context, want Dir) error {
 	if h != nil && slices.Equal(h.Dir.Files, want.Files) && unchanged(d, h) {
 		return nil
 	}
-	return checkFilesOf(ctx, d, want.Files)
+	if isFiles(want.Name) {
+		return checkFilesOf(ctx, d, want.Files, reading{})
+	}
+	m := s.merging(want.Container)
+	if h != nil {
+		// What was merged is what was read then.
+		m.giveUp(fmt.Errorf("%s has changed since it was read", want.path()))
+	}
+	in := m.final(want)
+	err = checkFilesOf(ctx, d, want.Files, reading{into: in})
+	in.done(0, err)
+	return err
 }
 
 // seen returns what VerifyRound learned about a round; it does not wait for one
 // that is being read just now.
 func (s *Set) seen(want Dir) *hashed {
-	k, ok := roundNumber(want.Name)
+	key, ok := keyOf(want.Container, want.Name)
 	if !ok {
 		return nil
 	}
-	key := roundKey{want.Container, k}
 	s.mu.Lock()
 	w := s.rounds[key]
 	s.mu.Unlock()
@@ -187,20 +208,17 @@ func (s *Set) seen(want Dir) *hashed {
 }
 
 // checkFilesOf reads the files and compares them.
-func checkFilesOf(ctx context.Context, d *dir, files []File) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(workers())
-	for _, want := range files {
-		g.Go(func() error {
-			got, _, err := hashFile(ctx, d, want.Name, want.Size, false)
-			if err != nil {
-				return err
-			}
-			if got != want {
-				return tampered(d.join(want.Name), runtime.RefusedContent, "its hash is %s, not %s", got.Hash, want.Hash)
-			}
-			return nil
-		})
+func checkFilesOf(ctx context.Context, d *dir, files []File, o reading) error {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name
 	}
-	return g.Wait()
+	return o.files(ctx, names, func(ctx context.Context, i int) error {
+		want := files[i]
+		got, _, err := hashFile(ctx, d, want.Name, want.Size, o)
+		if err == nil && got != want {
+			err = tampered(d.join(want.Name), runtime.RefusedContent, "its hash is %s, not %s", got.Hash, want.Hash)
+		}
+		return err
+	})
 }

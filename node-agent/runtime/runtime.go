@@ -33,6 +33,9 @@ var (
 	// ErrNoSpace: the volume or the node's disk is full, or a quota is used up.
 	// Nothing was lost.
 	ErrNoSpace = errors.New("no space left")
+	// ErrTied: containers of a pod are connected with one another, and stay so. Thaw
+	// them; a later try may succeed.
+	ErrTied = errors.New("containers are connected over a Unix socket")
 	// ErrGivenUp: the final dump had not ended by its deadline and was killed.
 	// Thaw the container; its images are worthless.
 	ErrGivenUp = errors.New("the dump was given up at its deadline")
@@ -187,6 +190,22 @@ type Isolator interface {
 	Isolate(ctx context.Context, c Container) error
 	// Connect takes the drop away again. Repeating is not an error.
 	Connect(ctx context.Context, c Container) error
+	// Reject ends the pod's connections with a reset, in place of the drop, and
+	// answers what peers send from then on with another one. It cannot be taken back
+	// for the connections: the pod must have gone on elsewhere. Repeating is not an
+	// error.
+	Reject(ctx context.Context, c Container) error
+}
+
+// Separator ends what the containers of a pod have connected with one another.
+type Separator interface {
+	// Separate ends every connection over a Unix socket between two of the containers,
+	// all of which are frozen, and those that wait to be accepted; their processes
+	// see that the other side has closed it. To close their ends, containers are let run
+	// for a moment, one at a time; afterwards all are frozen, as far as they can be. It
+	// returns how many connections were ended, also with an error; ErrTied when a process
+	// does not close its end.
+	Separate(ctx context.Context, cs []Container) (int, error)
 }
 
 // DirtyCounter counts memory without touching the tracking.
@@ -242,18 +261,6 @@ type Guarded struct {
 	Why string `json:"why"`
 }
 
-// Files carries what is not in CRIU's images: the difference of the root file
-// system and the content of /dev/shm.
-type Files interface {
-	// Pack writes the container's differences below dir (on the volume) and
-	// returns the bytes written. The container should be frozen.
-	Pack(ctx context.Context, c Container, dir string) (int64, error)
-	// Unpack applies what Pack wrote to a container that has been created on
-	// this node (its root file system mounted below bundle) but not started.
-	// The content of dir is hostile: nothing outside the root is ever touched.
-	Unpack(ctx context.Context, dir, bundle string) error
-}
-
 // Inspector looks at a container for the preflight.
 type Inspector interface {
 	// Inspect gathers facts about the container's processes.
@@ -285,8 +292,43 @@ type Inspection struct {
 	EstablishedTCP int
 	// Devices: open or mapped device nodes other than the usual harmless ones.
 	Devices []string
+	// VolumeFiles: open or mapped files, and working directories, in a version of a volume
+	// that kubelet fills ("/conf/..2026_01_02_03_04_05.678/key"). Another node has another
+	// version, under another name.
+	VolumeFiles []string
+	// ForeignUnixPeers: Unix sockets that are connected to a socket which no process of
+	// the container has.
+	ForeignUnixPeers []UnixPeer
+	// Nameless: pipes, and shared memory that no path leads to. In two containers the
+	// same text is the same object.
+	Nameless []string
+	// SysVIPC: there are objects of System V IPC in the pod.
+	SysVIPC bool
+	// Descriptors of kinds that cannot be dumped ("[userfaultfd]"), and files of
+	// namespaces that are not the container's ("net:[4026531840]").
+	Descriptors []string
+	// Namespaces of kinds that a process has made for itself ("pid", "user").
+	Namespaces []string
+	// DeletedFiles: open or mapped files whose names are gone and that cannot be put
+	// into the images, with the cause.
+	DeletedFiles []string
+	// ForeignFiles: open files of file systems that are not mounted in the container.
+	ForeignFiles []string
+	// LostWatches: what is watched with inotify or fanotify and has no path in the
+	// container.
+	LostWatches []string
 	// SharedBytes is memory only the final dump can take (memfd, SysV, shared anonymous).
 	SharedBytes int64
+}
+
+// UnixPeer is a Unix socket whose other end is elsewhere.
+type UnixPeer struct {
+	// Name of the socket, or of the other end ("/run/app.sock", "@app", "unnamed").
+	Name string
+	// InPod: another container of the pod has the other end, not a process of the node.
+	InPod bool
+	// Stream: it is a connection that can be ended, not one that only sends datagrams.
+	Stream bool
 }
 
 // NodeProber finds out what the node can do.

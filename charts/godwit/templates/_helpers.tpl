@@ -44,6 +44,51 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- default (printf "%s-images" (include "godwit.fullname" .)) .Values.images.existingClaim -}}
 {{- end -}}
 
+{{/* Name of the webhooks' Service, their Secret and their configurations. */}}
+{{- define "godwit.webhooks" -}}
+{{ include "godwit.fullname" . }}-webhooks
+{{- end -}}
+
+{{/* Where and how the API server calls a webhook. Call with (dict "root" $ "path" "/evictions"). */}}
+{{- define "godwit.webhook" -}}
+admissionReviewVersions: [v1]
+clientConfig:
+  service:
+    namespace: {{ .root.Release.Namespace }}
+    name: {{ include "godwit.webhooks" .root }}
+    path: {{ .path }}
+    port: 443
+{{- end -}}
+
+{{/* What the webhooks for new pods have in common. */}}
+{{- define "godwit.webhook.pods" -}}
+rules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [CREATE]
+    resources: [pods]
+    scope: Namespaced
+sideEffects: None
+timeoutSeconds: 5
+{{- end -}}
+
+{{/* What both webhooks for evictions have in common. */}}
+{{- define "godwit.webhook.evictions" -}}
+rules:
+  - apiGroups: [""]
+    apiVersions: [v1]
+    operations: [CREATE]
+    resources: [pods/eviction]
+    scope: Namespaced
+sideEffects: NoneOnDryRun
+timeoutSeconds: {{ .Values.webhooks.evictions.timeoutSeconds }}
+matchPolicy: Equivalent
+{{- with .Values.webhooks.evictions.matchConditions }}
+matchConditions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* The manager's command line. */}}
 {{- define "godwit.manager.args" -}}
 - --leader-elect
@@ -51,6 +96,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 - --health-probe-bind-address=:8081
 - --gate-image={{ default (include "godwit.image" .) .Values.manager.gateImage }}
 - --gate-image-pull-policy={{ .Values.image.pullPolicy }}
+- --webhook-name={{ include "godwit.webhooks" . }}
+- --webhook-rotate-certificates={{ not .Values.webhooks.certManager.use }}
 - --log-level={{ .Values.logLevel }}
 {{- range .Values.manager.extraArgs }}
 - {{ . | quote }}
@@ -62,6 +109,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 - --node-name=$(NODE_NAME)
 - --images-dir=/var/lib/godwit/images
 - --run-dir=/run/godwit
+- --restore-dir=/dev/shm/godwit
 - --metrics-bind-address=:8080
 - --health-probe-bind-address=:8081
 - --install-runtime={{ .Values.agent.installRuntime }}
@@ -82,7 +130,9 @@ godwit.selectorLabels.
 {{- $labels := include "godwit.labels" . -}}
 {{- $account := include "godwit.serviceAccount" . -}}
 {{- $name := printf "%s-%s" (include "godwit.fullname" .root) .component -}}
-{{- range splitList "\n---\n" ($root.Files.Get (printf "files/rbac/%s.yaml" .component)) }}
+{{- $rules := $root.Files.Get (printf "files/rbac/%s.yaml" .component) -}}
+{{- $rules = replace "  - godwit-webhooks\n" (printf "  - %s\n" (include "godwit.webhooks" $root)) $rules -}}
+{{- range splitList "\n---\n" $rules }}
 {{- $role := fromYaml . }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1

@@ -15,6 +15,7 @@ import (
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/host"
+	"godwit.dev/godwit/node-agent/runtime/watches"
 )
 
 // DefaultActionScript is beside the wrapper.
@@ -55,6 +56,8 @@ type Runtime struct {
 	// splice holds the containers for which a dump failed after pre-dumps in
 	// mode READ: their next chain uses mode SPLICE.
 	splice map[string]bool
+	// watches that were found, by container.
+	watches map[string]map[watches.Watch]string
 }
 
 var (
@@ -87,7 +90,7 @@ func New(o Options) *Runtime {
 	if o.SeizeTimeout == 0 {
 		o.SeizeTimeout = 10 * time.Second
 	}
-	r := &Runtime{o: o, splice: map[string]bool{}}
+	r := &Runtime{o: o, splice: map[string]bool{}, watches: map[string]map[watches.Watch]string{}}
 	r.runcFlags = onceOK(r.readRuncFlags)
 	return r
 }

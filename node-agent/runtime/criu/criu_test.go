@@ -52,15 +52,17 @@ func TestDumpConfig(t *testing.T) {
 	r := New(Options{GhostLimit: 1 << 20})
 	const base = "network-lock skip\nghost-limit 1048576\ntimeout 10\n"
 	for _, k := range []struct {
-		o    runtime.DumpOptions
-		want string
+		o       runtime.DumpOptions
+		watched []string
+		want    string
 	}{
-		{runtime.DumpOptions{}, base},
-		{runtime.DumpOptions{Track: true}, base + "track-mem\n"},
-		{runtime.DumpOptions{Track: true, Parent: "../a"}, base},
-		{runtime.DumpOptions{Parent: "../a"}, base},
+		{runtime.DumpOptions{}, nil, base},
+		{runtime.DumpOptions{Track: true}, nil, base + "track-mem\n"},
+		{runtime.DumpOptions{Track: true, Parent: "../a"}, nil, base},
+		{runtime.DumpOptions{Parent: "../a"}, nil, base},
+		{runtime.DumpOptions{}, []string{"/data/a", "/b"}, base + "force-irmap\nirmap-scan-path /data/a\nirmap-scan-path /b\n"},
 	} {
-		if got := r.dumpConfig(k.o); got != k.want {
+		if got := r.dumpConfig(k.o, k.watched); got != k.want {
 			t.Errorf("%+v: %q, want %q", k.o, got, k.want)
 		}
 	}

@@ -246,8 +246,12 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 			return s, err
 		}
 	}
+	watched, err := r.watched(ctx, c)
+	if err != nil {
+		return s, err
+	}
 	conf := filepath.Join(work, configName)
-	if err := os.WriteFile(conf, []byte(r.dumpConfig(o)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(r.dumpConfig(o, watched)), 0o600); err != nil {
 		return s, noSpace(err)
 	}
 	env := []string{"CRIU_CONFIG_FILE=" + path.Join(o.WorkDir, configName)}
@@ -339,7 +343,7 @@ func (r *Runtime) dumpArgs(c runtime.Container, o runtime.DumpOptions, flags map
 // dumpConfig is the CRIU configuration for what runc has no flags for. CRIU
 // reads the file named by CRIU_CONFIG_FILE before it takes runc's options; the
 // administrator's /etc/criu/runc.conf, read after them, has the last word.
-func (r *Runtime) dumpConfig(o runtime.DumpOptions) string {
+func (r *Runtime) dumpConfig(o runtime.DumpOptions, watched []string) string {
 	var b strings.Builder
 	// The pod is cut off by our own rules, which outlast the dump; CRIU's lock
 	// is lifted at the end of the dump and is made again by each restore for the
@@ -353,6 +357,12 @@ func (r *Runtime) dumpConfig(o runtime.DumpOptions) string {
 	if o.Track && o.Parent == "" {
 		// runc asks for tracking only when there is a parent.
 		b.WriteString("track-mem\n")
+	}
+	if len(watched) > 0 {
+		b.WriteString("force-irmap\n")
+	}
+	for _, name := range watched {
+		fmt.Fprintf(&b, "irmap-scan-path %s\n", name)
 	}
 	return b.String()
 }

@@ -101,6 +101,11 @@ func collect(d dirs, o runtime.DumpOptions, k kind, s *runtime.DumpStats) error 
 	if o.Parent != "" && (err != nil || link != o.Parent) {
 		return fmt.Errorf("the parent link is %q, not %q (%w)", link, o.Parent, err)
 	}
+	if k == final {
+		if err := rearmTimers(img); err != nil {
+			return fmt.Errorf("have timers go on: %w", err)
+		}
+	}
 	if s.Bytes, err = size(img); err != nil {
 		return err
 	}

@@ -49,6 +49,10 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 	if err := ctx.Err(); err != nil {
 		return s, err // the volume may have let us wait for long
 	}
+	watched, err := r.watched(ctx, c)
+	if err != nil {
+		return s, err
+	}
 	w, err := startWorker(r.o.Host, r.o.CRIU, group(c))
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
@@ -58,6 +62,9 @@ func (r *Runtime) PreDump(ctx context.Context, c runtime.Container, o runtime.Du
 		killWhenResumed(w.proc, d.work)
 	})
 	opts := r.predumpOptions(c, o, d)
+	if len(watched) > 0 {
+		opts.IrmapScanPaths, opts.ForceIrmap = watched, proto.Bool(true)
+	}
 	_, err = w.call(&rpc.CriuReq{Type: rpc.CriuReqType_PRE_DUMP.Enum(), Opts: opts})
 	stop()
 	if err == nil {

@@ -89,6 +89,30 @@ func (r *Runtime) Connect(ctx context.Context, k runtime.Container) error {
 	})
 }
 
+// Separate says that nothing was connected; all containers have to be frozen.
+func (r *Runtime) Separate(ctx context.Context, cs []runtime.Container) (int, error) {
+	for _, k := range cs {
+		err := r.change(ctx, Call{Method: "Separate", Container: k.ID}, func(c *Container) error {
+			if !c.frozen {
+				return fmt.Errorf("%s is not frozen", k.ID)
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// Reject tells peers that the pod is gone; the container stays cut off.
+func (r *Runtime) Reject(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "Reject", Container: k.ID}, func(c *Container) error {
+		c.isolated = true
+		return nil
+	})
+}
+
 // DirtyBytes counts what was written since the last dump.
 func (r *Runtime) DirtyBytes(ctx context.Context, k runtime.Container) (n int64, err error) {
 	err = r.change(ctx, Call{Method: "DirtyBytes", Container: k.ID}, func(c *Container) error {

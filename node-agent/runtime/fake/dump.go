@@ -25,7 +25,6 @@ const (
 	inventoryName = "inventory.img"
 	pagesName     = "pages-1.img"
 	parentName    = "parent"
-	rootfsName    = "rootfs.tar"
 	logName       = "dump.log"
 )
 

@@ -31,6 +31,8 @@ type Call struct {
 	Container string
 	// Options of a PreDump or Dump.
 	Options runtime.DumpOptions
+	// Pack are the options of a Pack.
+	Pack runtime.PackOptions
 	// Signal of a Signal.
 	Signal int
 }
@@ -47,6 +49,8 @@ type Runtime struct {
 	probe      runtime.Probe
 	discarded  []string
 	guarded    map[string]runtime.Guarded
+	// volumes are emptyDirs, by their tree's directory.
+	volumes map[string]map[string]string
 	// dumping are the dumps under way, by container; closed when one ends.
 	dumping map[string]chan struct{}
 }
@@ -57,6 +61,7 @@ var (
 	_ runtime.Checkpointer = (*Runtime)(nil)
 	_ runtime.Freezer      = (*Runtime)(nil)
 	_ runtime.Isolator     = (*Runtime)(nil)
+	_ runtime.Separator    = (*Runtime)(nil)
 	_ runtime.DirtyCounter = (*Runtime)(nil)
 	_ runtime.Killer       = (*Runtime)(nil)
 	_ runtime.Guard        = (*Runtime)(nil)
@@ -73,6 +78,7 @@ func New() *Runtime {
 		images:     map[string]bool{},
 		errs:       map[string][]error{},
 		guarded:    map[string]runtime.Guarded{},
+		volumes:    map[string]map[string]string{},
 		hooks:      map[string]func(context.Context, string) error{},
 		dumping:    map[string]chan struct{}{},
 		probe: runtime.Probe{

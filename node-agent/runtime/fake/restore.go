@@ -4,8 +4,6 @@
 package fake
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,59 +12,6 @@ import (
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
-
-// Pack writes the container's files as JSON into rootfs.tar; the name is that
-// of the real one, the content is the fake's own.
-func (r *Runtime) Pack(ctx context.Context, k runtime.Container, dir string) (n int64, err error) {
-	err = r.change(ctx, Call{Method: "Pack", Container: k.ID}, func(c *Container) error {
-		if len(c.files) == 0 {
-			return nil
-		}
-		b, err := json.Marshal(c.files)
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		n = int64(len(b))
-		return os.WriteFile(filepath.Join(dir, rootfsName), b, 0o600)
-	})
-	return n, err
-}
-
-// Unpack writes the files of Pack below bundle/rootfs.
-func (r *Runtime) Unpack(ctx context.Context, dir, bundle string) error {
-	if err := r.begin(ctx, Call{Method: "Unpack"}); err != nil {
-		return err
-	}
-	defer r.mu.Unlock()
-	b, err := os.ReadFile(filepath.Join(dir, rootfsName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	var files map[string]string
-	if err := json.Unmarshal(b, &files); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(filepath.Join(bundle, "rootfs"))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for name, content := range files {
-		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return fmt.Errorf("unpack: %w", err)
-		}
-		if err := root.WriteFile(name, []byte(content), 0o644); err != nil {
-			return fmt.Errorf("unpack: %w", err)
-		}
-	}
-	return nil
-}
 
 // Restore is what the wrapper does on a real node: it starts a container from a
 // final dump, with its whole chain, and goes on counting where the dump stopped.

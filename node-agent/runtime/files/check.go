@@ -7,6 +7,7 @@ import (
 	"archive/tar"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"godwit.dev/godwit/node-agent/runtime"
@@ -14,6 +15,9 @@ import (
 
 // xattrPrefix is how tar carries extended attributes.
 const xattrPrefix = "SCHILY.xattr."
+
+// records of our own that an entry may have.
+var records = []string{recordKind, recordSize, recordPatch}
 
 // carried are the extended attributes that travel. Those in the namespace
 // "trusted" are the overlay's own, and "security.selinux" and the like belong
@@ -70,6 +74,9 @@ func check(hdr *tar.Header) error {
 	for key := range hdr.PAXRecords {
 		if attr, ok := strings.CutPrefix(key, xattrPrefix); ok && !carried(attr) {
 			return hostile(runtime.RefusedArchive, "attribute %q of %q", attr, hdr.Name)
+		}
+		if strings.HasPrefix(key, recordPrefix) && (hdr.Typeflag != tar.TypeReg || !slices.Contains(records, key)) {
+			return hostile(runtime.RefusedArchive, "record %q of %q", key, hdr.Name)
 		}
 	}
 	return nil

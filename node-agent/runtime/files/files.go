@@ -1,39 +1,27 @@
 // Copyright The Godwit Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package files carries what a container has written: the upper directory of
-// its overlay root file system and the content of /dev/shm, each as one tar
-// stream, so that a volume sees two files and not thousands.
+// Package files carries what a pod's processes have written, and CRIU does not: the
+// upper directory of a container's overlay root file system, the content of /dev/shm,
+// emptyDirs. Each packing of a tree is one tar stream, so that a volume sees a few files
+// and not thousands. The first has all of the tree, the next ones what has changed since.
 package files
 
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
+	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
+	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/host"
-)
-
-// Names of what Pack writes. A file whose source is empty is not written, and
-// Unpack takes a missing one for an empty one: that the set is complete is the
-// business of the manifest.
-const (
-	// RootfsName is the difference of the root file system, an OCI layer.
-	RootfsName = "rootfs.tar"
-	// ShmName is the content of /dev/shm.
-	ShmName = "shm.tar"
 )
 
 var (
@@ -42,18 +30,23 @@ var (
 	// restore from this image set.
 	// Every such error is an *ArchiveError or wraps one.
 	ErrHostile = errors.New("unacceptable archive")
-	// ErrNotPackable means that a container's files cannot be carried. Refuse
-	// the migration; a retry is useless.
-	ErrNotPackable = errors.New("files cannot be carried")
+	// ErrNotPackable is runtime.ErrNotPackable.
+	ErrNotPackable = runtime.ErrNotPackable
 )
 
 // Options configure Files. Only Host is required.
 type Options struct {
 	// Host is the node.
 	Host *host.Host
+	// Cgroup lists processes; default cgroup.New with its defaults.
+	Cgroup *cgroup.Control
 	// StateDir is below which the directories mounted at /dev/shm lie.
 	// Default "/run/containerd".
 	StateDir string
+	// KubeletDir is where kubelet keeps the pods' volumes. Default "/var/lib/kubelet".
+	KubeletDir string
+	// LogDir is where kubelet has the containers' logs. Default "/var/log/pods".
+	LogDir string
 }
 
 // Files implements runtime.Files.
@@ -63,168 +56,170 @@ var _ runtime.Files = (*Files)(nil)
 
 // New returns Files.
 func New(o Options) *Files {
+	if o.Cgroup == nil {
+		o.Cgroup = cgroup.New(cgroup.Options{Host: o.Host})
+	}
 	if o.StateDir == "" {
 		o.StateDir = "/run/containerd"
+	}
+	if o.KubeletDir == "" {
+		o.KubeletDir = "/var/lib/kubelet"
+	}
+	if o.LogDir == "" {
+		o.LogDir = "/var/log/pods"
 	}
 	return &Files{o}
 }
 
-// Pack writes RootfsName and ShmName into dir, durable when it returns.
-func (f *Files) Pack(ctx context.Context, c runtime.Container, dir string) (int64, error) {
-	out, err := f.o.Host.MkdirAll(dir, 0o700)
+// clockSlack is by how much a file's time may be behind the clock: the kernel takes it
+// from its last tick.
+const clockSlack = 100 * time.Millisecond
+
+// Pack writes the archive of a tree, durable when it returns.
+func (f *Files) Pack(ctx context.Context, t runtime.Tree, o runtime.PackOptions) (runtime.Packed, error) {
+	since, err := asCopied(o.Since)
 	if err != nil {
-		return 0, noSpace(fmt.Errorf("pack %s: %w", c.ID, err))
+		return runtime.Packed{}, err
 	}
-	defer out.Close()
-	var total int64
-	for _, part := range []struct {
-		source, name string
-		overlay      bool
-	}{{c.UpperDir, RootfsName, true}, {c.ShmDir, ShmName, false}} {
-		if part.source == "" {
-			continue
-		}
-		n, err := f.packDir(ctx, part.source, out, part.name, part.overlay)
-		if err != nil {
-			return total, noSpace(fmt.Errorf("pack %s of %s: %w", part.source, c.ID, err))
-		}
-		total += n
-	}
-	if total > 0 {
-		if err := out.Sync(); err != nil {
-			return total, noSpace(fmt.Errorf("pack %s: %w", c.ID, err))
+	p := &packer{overlay: t.Overlay, still: len(o.Running) == 0, since: since, racyFrom: time.Now().Add(-clockSlack)}
+	if !p.still {
+		// Before anything is read: who begins to write later changes the times.
+		if p.busy, err = f.busyFiles(ctx, o.Running); err != nil {
+			return runtime.Packed{}, fmt.Errorf("pack %s: %w", t.Name, err)
 		}
 	}
-	return total, nil
+	if p.root, err = f.o.Host.Open(t.Dir, unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
+		return runtime.Packed{}, fmt.Errorf("pack %s: %w", t.Name, err)
+	}
+	defer p.root.Close()
+	out := &archiveFile{host: f.o.Host, dir: o.Dir, name: t.Archive()}
+	buf := bufio.NewWriterSize(out, 1<<20)
+	p.out = buf
+	now, err := p.pack(ctx)
+	if err == nil {
+		err = buf.Flush()
+	}
+	bytes, cerr := out.finish(err == nil)
+	if err := errors.Join(err, cerr); err != nil {
+		return runtime.Packed{}, noSpace(fmt.Errorf("pack %s: %w", t.Name, err))
+	}
+	return runtime.Packed{Bytes: bytes, Copied: now}, nil
 }
 
-// packDir writes one directory as a tar file, unless it is empty.
-func (f *Files) packDir(ctx context.Context, source string, dir *os.File, name string, overlay bool) (n int64, err error) {
-	src, err := f.o.Host.Open(source, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return 0, err
+func asCopied(c runtime.Copied) (*copied, error) {
+	if c == nil {
+		return nil, nil
 	}
-	defer src.Close()
-	root, err := os.OpenRoot(host.FDPath(src))
+	since, ok := c.(*copied)
+	if !ok {
+		return nil, fmt.Errorf("%T is not of these files", c)
+	}
+	return since, nil
+}
+
+// archiveFile is made when something is written into it.
+type archiveFile struct {
+	host      *host.Host
+	dir, name string
+	file, in  *os.File
+}
+
+func (a *archiveFile) Write(b []byte) (int, error) {
+	if a.file == nil {
+		var err error
+		if a.in, err = a.host.MkdirAll(a.dir, 0o700); err != nil {
+			return 0, err
+		}
+		a.file, err = os.OpenFile(filepath.Join(host.FDPath(a.in), a.name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return 0, errors.Join(err, a.in.Close())
+		}
+	}
+	return a.file.Write(b)
+}
+
+// finish makes the file durable, if there is one that is worth it, and returns its size.
+func (a *archiveFile) finish(worth bool) (int64, error) {
+	if a.file == nil {
+		return 0, nil
+	}
+	var err error
+	var size int64
+	if worth {
+		var fi os.FileInfo
+		if err = errors.Join(a.file.Sync(), a.in.Sync()); err == nil {
+			if fi, err = a.file.Stat(); err == nil {
+				size = fi.Size()
+			}
+		}
+	}
+	return size, errors.Join(err, a.file.Close(), a.in.Close())
+}
+
+// Size implements runtime.Files.
+func (f *Files) Size(ctx context.Context, t runtime.Tree) (int64, error) {
+	root, err := f.o.Host.Open(t.Dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("size of %s: %w", t.Name, err)
 	}
 	defer root.Close()
-	if empty, err := isEmpty(root); err != nil || empty {
-		return 0, err
-	}
-	file, err := os.OpenFile(filepath.Join(host.FDPath(dir), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	n, err := sizeOf(ctx, root, t.Overlay)
 	if err != nil {
-		return 0, err
+		return n, fmt.Errorf("size of %s: %w", t.Name, err)
 	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	buf := bufio.NewWriterSize(file, 1<<20)
-	p := newPacker(root, buf, overlay)
-	if err := p.pack(ctx); err != nil {
-		return 0, err
-	}
-	if err := buf.Flush(); err != nil {
-		return 0, err
-	}
-	fi, err := file.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return fi.Size(), file.Sync()
+	return n, nil
 }
 
-func isEmpty(root *os.Root) (bool, error) {
-	d, err := root.Open(".")
+// Unpack applies an archive to a tree. Nobody uses the tree, but runc may be preparing a
+// restore, and have the pod's volumes mounted below the root file system for a moment:
+// what is written goes beneath them.
+func (f *Files) Unpack(ctx context.Context, t runtime.Tree, archive io.Reader, size int64) error {
+	to, err := f.o.Host.OpenAlone(t.Dir)
 	if err != nil {
-		return false, err
+		return fmt.Errorf("unpack %s: %w", t.Name, err)
 	}
-	defer d.Close()
-	names, err := d.Readdirnames(1)
-	if len(names) > 0 {
-		return false, nil
+	defer to.Close()
+	if err := room(ctx, to, size); err != nil {
+		return fmt.Errorf("unpack %s: %w", t.Name, err)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	return true, nil
-}
-
-// Unpack applies what Pack wrote to the container whose root file system is
-// mounted at bundle/rootfs. The container has not started, but runc may be preparing
-// its restore, and have the pod's volumes mounted below the root file system for a
-// moment: what is written goes beneath them.
-func (f *Files) Unpack(ctx context.Context, dir, bundle string) error {
-	if err := f.unpackInto(ctx, path.Join(dir, RootfsName), path.Join(bundle, "rootfs"), true); err != nil {
-		return fmt.Errorf("unpack the root file system: %w", err)
-	}
-	shm, err := f.shmDir(bundle)
+	root, err := os.OpenRoot(host.FDPath(to))
 	if err != nil {
-		return err
+		return fmt.Errorf("unpack %s: %w", t.Name, err)
 	}
-	if shm == "" {
-		return nil
-	}
-	if err := f.unpackInto(ctx, path.Join(dir, ShmName), shm, false); err != nil {
-		return fmt.Errorf("unpack /dev/shm: %w", err)
+	defer root.Close()
+	err = newUnpacker(root, t.Overlay, size).unpack(ctx, bufio.NewReaderSize(io.LimitReader(archive, size), 1<<20))
+	if err != nil {
+		return noSpace(fmt.Errorf("unpack %s: %w", t.Name, err))
 	}
 	return nil
 }
 
-// shmDir is the directory on the node that the bundle's container will see as
-// /dev/shm; "" when it gets a file system of its own there, which CRIU fills.
-func (f *Files) shmDir(bundle string) (string, error) {
-	b, err := f.o.Host.ReadFile(path.Join(bundle, "config.json"))
-	if err != nil {
-		return "", err
-	}
-	var spec specs.Spec
-	if err := json.Unmarshal(b, &spec); err != nil {
-		return "", fmt.Errorf("read the bundle's configuration: %w", err)
-	}
-	source := ""
-	for _, m := range spec.Mounts {
-		if path.Clean(m.Destination) == "/dev/shm" {
-			source = ""
-			if m.Type == "bind" {
-				source = path.Clean(m.Source)
-			}
-		}
-	}
-	// The node's own /dev/shm (hostIPC) is not ours to fill.
-	if source != "" && !strings.HasPrefix(source, path.Clean(f.o.StateDir)+"/") {
-		return "", hostile(runtime.RefusedArchive, "/dev/shm is %s, outside %s", source, f.o.StateDir)
-	}
-	return source, nil
-}
+// spare is the part of a node's disk that is left alone: kubelet evicts pods of a node
+// that has less.
+const spare = 0.1
 
-// unpackInto applies an archive to a directory of the node.
-func (f *Files) unpackInto(ctx context.Context, file, dest string, layer bool) error {
-	in, err := f.o.Host.Open(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// room says whether there is room for so many bytes. What is in the tree already may be
+// what they replace: then its room is theirs.
+func room(ctx context.Context, dir *os.File, bytes int64) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		return fmt.Errorf("statfs: %w", err)
 	}
-	if err != nil {
-		return err
+	free, all := int64(st.Bavail)*st.Frsize, int64(st.Blocks)*st.Frsize
+	if st.Type != unix.TMPFS_MAGIC {
+		free -= int64(spare * float64(all))
 	}
-	defer in.Close()
-	fi, err := in.Stat()
-	if err != nil {
-		return err
+	if free < bytes {
+		have, err := sizeOf(ctx, dir, false)
+		if err != nil && !errors.Is(err, ErrNotPackable) {
+			return err
+		}
+		free += have
 	}
-	if !fi.Mode().IsRegular() {
-		return hostile(runtime.RefusedArchive, "%s is not a regular file", file)
+	if free < bytes {
+		return fmt.Errorf("%w: %d bytes are needed on the node, %d can be used", runtime.ErrNoSpace, bytes, max(free, 0))
 	}
-	to, err := f.o.Host.OpenAlone(dest)
-	if err != nil {
-		return err
-	}
-	defer to.Close()
-	root, err := os.OpenRoot(host.FDPath(to))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return noSpace(newUnpacker(root, layer, fi.Size()).unpack(ctx, bufio.NewReaderSize(io.LimitReader(in, fi.Size()), 1<<20)))
+	return nil
 }
 
 // noSpace marks an error that comes from a full disk.

@@ -5,15 +5,14 @@ package files
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
-	"slices"
-	"strings"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,108 +24,195 @@ const (
 	opaqueMarker   = ".wh..wh..opq"
 )
 
-// packer writes a directory tree as a tar stream. It never leaves root, even if
-// somebody exchanges directories for links while it walks.
+// Records of an entry that tar has nothing for.
+const (
+	recordPrefix = "GODWIT."
+	// recordKind: the entry is no file, but stands for a socket or a removed name.
+	recordKind  = recordPrefix + "kind"
+	kindSocket  = "socket"
+	kindRemoved = "removed"
+	// recordSize: the file has this many bytes, and the entry has some spans of them.
+	recordSize = recordPrefix + "size"
+	// recordPatch: what the entry does not have is as it was. Without it, it is a hole.
+	recordPatch = recordPrefix + "patch"
+)
+
+// packer writes a directory tree, or what has changed of it, as a tar stream. It never
+// leaves the tree, even if somebody exchanges directories for links meanwhile.
 type packer struct {
-	root    *os.Root
-	tw      *tar.Writer
-	overlay bool // the root is an overlay's upper directory
-	links   map[inode]string
+	root    *os.File // of the tree, opened as a path
+	out     io.Writer
+	overlay bool // the tree is an overlay's upper directory
+	// still: nobody writes into the tree.
+	still bool
+	busy  *busy
+	// racyFrom: what was changed later may change again within the same time.
+	racyFrom time.Time
+
+	since *copied
+	plan  *plan
+	// tw is nil until something is written.
+	tw *tar.Writer
+	// now is what is copied when the archive is applied.
+	now *copied
+	// packed are the names under which files with several names were packed first.
+	packed map[uint64]string
+	buf    []byte
 }
 
-type inode struct{ dev, ino uint64 }
-
-func newPacker(root *os.Root, w io.Writer, overlay bool) *packer {
-	return &packer{root: root, tw: tar.NewWriter(w), overlay: overlay, links: map[inode]string{}}
-}
-
-func (p *packer) pack(ctx context.Context) error {
-	if err := p.dir(ctx, "."); err != nil {
-		return err
-	}
-	return p.tw.Close()
-}
-
-// dir packs what is in a directory, parents before their content, in an order
-// that does not depend on the file system.
-func (p *packer) dir(ctx context.Context, name string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	d, err := p.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// pack writes what has changed and returns what is copied then. Nothing is written when
+// nothing has.
+func (p *packer) pack(ctx context.Context) (*copied, error) {
+	entries, err := scan(ctx, p.root, p.overlay, p.still)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	names, err := d.Readdirnames(-1)
-	if cerr := d.Close(); err == nil {
-		err = cerr
+	if p.since == nil {
+		p.since = &copied{}
 	}
-	if err != nil {
-		return err
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		if err := p.entry(ctx, path.Join(name, n)); err != nil {
-			return fmt.Errorf("%s: %w", path.Join(name, n), err)
+	p.plan, p.packed = makePlan(entries, p.since), map[uint64]string{}
+	p.now = &copied{records: make(map[string]*record, len(entries))}
+	for i := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
+		e := &entries[i]
+		err := p.entry(e, p.plan.todo[i])
+		if !p.still && vanished(err) {
+			continue // the next time it is packed as new, or removed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	if p.tw != nil {
+		return p.now, p.tw.Close()
+	}
+	return p.now, nil
+}
+
+// header writes a header, and begins the archive.
+func (p *packer) header(hdr *tar.Header) error {
+	if p.tw == nil {
+		p.tw = tar.NewWriter(p.out)
+	}
+	return p.tw.WriteHeader(hdr)
+}
+
+// remember notes what was packed of a name.
+func (p *packer) remember(e *entry, st *unix.Stat_t, blocks []uint64) {
+	r := newRecord(st)
+	r.Opaque, r.blocks, r.known = e.opaque, blocks, true
+	if !p.still {
+		r.Busy = e.isRegular() && p.busy.has(e, p.overlay)
+		r.Racy = !time.Unix(st.Ctim.Unix()).Before(p.racyFrom)
+	}
+	p.now.records[e.name] = r
+}
+
+// entry packs one name.
+func (p *packer) entry(e *entry, what todo) error {
+	if what == nothing {
+		r := *p.since.records[e.name]
+		r.Busy = !p.still && e.isRegular() && p.busy.has(e, p.overlay)
+		p.now.records[e.name] = &r
+		return nil
+	}
+	if linked(&e.st) {
+		if first, ok := p.packed[e.st.Ino]; ok {
+			return p.link(e, what, first)
+		}
+	}
+	if err := p.first(e, what); err != nil {
+		return err
+	}
+	if linked(&e.st) {
+		p.packed[e.st.Ino] = e.name
 	}
 	return nil
 }
 
-// entry packs one name with everything below it.
-func (p *packer) entry(ctx context.Context, name string) error {
-	fi, err := p.root.Lstat(name)
-	if err != nil {
-		return err
-	}
-	st, ok := fi.Sys().(*statT)
-	if !ok {
-		return errors.New("no status")
-	}
-	if p.overlay && strings.HasPrefix(path.Base(name), whiteoutPrefix) {
-		return fmt.Errorf("%w: the name means a deletion in a layer", ErrNotPackable)
-	}
-	hdr := header(name, st)
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return p.regular(hdr, name, st)
-	case unix.S_IFDIR:
-		return p.directory(ctx, hdr, name)
-	case unix.S_IFLNK:
-		hdr.Typeflag = tar.TypeSymlink
-		if hdr.Linkname, err = p.root.Readlink(name); err != nil {
+// link packs one more name of a file.
+func (p *packer) link(e *entry, what todo, first string) error {
+	if what == whole {
+		hdr := header(e.name, &e.st)
+		hdr.Typeflag, hdr.Linkname = tar.TypeLink, first
+		if err := p.header(hdr); err != nil {
 			return err
 		}
-		return p.linked(hdr, name, st)
+	}
+	r := *p.now.records[first]
+	r.Busy = r.Busy || !p.still && e.isRegular() && p.busy.has(e, p.overlay)
+	p.now.records[e.name] = &r
+	return nil
+}
+
+// first packs a file under the first of its names.
+func (p *packer) first(e *entry, what todo) error {
+	hdr := header(e.name, &e.st)
+	switch e.st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return p.regular(e, hdr, what)
+	case unix.S_IFDIR:
+		return p.directory(e, hdr)
+	case unix.S_IFLNK:
+		hdr.Typeflag = tar.TypeSymlink
+		var err error
+		if hdr.Linkname, err = p.readLink(e); err != nil {
+			return err
+		}
 	case unix.S_IFIFO:
 		hdr.Typeflag = tar.TypeFifo
-		return p.linked(hdr, name, st)
-	case unix.S_IFCHR:
-		if p.overlay && st.Rdev == 0 {
-			return p.whiteout(name)
-		}
 	case unix.S_IFSOCK:
-		// CRIU binds the sockets of the processes anew.
-		return nil
+		// One that a process is bound to CRIU removes and makes anew.
+		hdr.Typeflag, hdr.PAXRecords = tar.TypeReg, map[string]string{recordKind: kindSocket}
+	default:
+		if e.isDevice(p.overlay) {
+			return fmt.Errorf("%w: a device node", ErrNotPackable)
+		}
+		hdr = whiteout(e.name)
 	}
-	return fmt.Errorf("%w: a device node", ErrNotPackable)
+	if err := p.header(hdr); err != nil {
+		return err
+	}
+	p.remember(e, &e.st, nil)
+	return nil
+}
+
+func (p *packer) readLink(e *entry) (string, error) {
+	d, err := openBeneath(p.root, path.Dir(e.name), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return "", err
+	}
+	defer d.Close()
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(d.Fd()), path.Base(e.name), buf)
+	if errors.Is(err, unix.EINVAL) {
+		err = errReplaced
+	}
+	return string(buf[:max(n, 0)]), err
 }
 
 // whiteout records that a name of the lower layers was deleted.
-func (p *packer) whiteout(name string) error {
-	return p.tw.WriteHeader(&tar.Header{
-		Typeflag: tar.TypeReg,
-		Name:     path.Join(path.Dir(name), whiteoutPrefix+path.Base(name)),
-		ModTime:  time.Unix(0, 0),
-	})
+func whiteout(name string) *tar.Header {
+	return marker(path.Join(path.Dir(name), whiteoutPrefix+path.Base(name)))
 }
 
-func (p *packer) directory(ctx context.Context, hdr *tar.Header, name string) error {
-	d, err := p.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+// marker is a file that means something.
+func marker(name string) *tar.Header {
+	return &tar.Header{Typeflag: tar.TypeReg, Name: name, ModTime: time.Unix(0, 0)}
+}
+
+func (p *packer) directory(e *entry, hdr *tar.Header) error {
+	if e.name == "." && p.overlay {
+		p.remember(e, &e.st, nil) // it is the image's
+		return p.removals(e.name)
+	}
+	d, err := openBeneath(p.root, e.name, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	marks, err := p.attributes(d, hdr)
+	_, err = p.attributes(d, hdr)
 	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
@@ -135,142 +221,132 @@ func (p *packer) directory(ctx context.Context, hdr *tar.Header, name string) er
 	}
 	hdr.Typeflag = tar.TypeDir
 	hdr.Name += "/"
-	if err := p.tw.WriteHeader(hdr); err != nil {
+	if err := p.header(hdr); err != nil {
 		return err
 	}
-	if marks.opaque {
-		err := p.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Join(name, opaqueMarker), ModTime: time.Unix(0, 0)})
-		if err != nil {
+	p.remember(e, &e.st, nil)
+	if p.plan.cleared[e.name] && e.opaque {
+		return p.header(marker(path.Join(e.name, opaqueMarker)))
+	}
+	return p.removals(e.name)
+}
+
+// removals records which names of a directory are gone.
+func (p *packer) removals(dir string) error {
+	for _, base := range p.plan.removed[dir] {
+		hdr := marker(path.Join(dir, base))
+		hdr.PAXRecords = map[string]string{recordKind: kindRemoved}
+		if err := p.header(hdr); err != nil {
 			return err
 		}
 	}
-	return p.dir(ctx, name)
+	return nil
 }
 
-func (p *packer) regular(hdr *tar.Header, name string, st *statT) error {
-	if first, ok := p.seen(name, st); ok {
-		return p.hardLink(hdr, first)
-	}
-	f, err := p.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+func (p *packer) regular(e *entry, hdr *tar.Header, what todo) error {
+	f, err := openBeneath(p.root, e.name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
+	// As it is before it is read: what is written later shows.
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
 	}
-	if !fi.Mode().IsRegular() {
-		return errors.New("the file changed while it was packed")
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Ino != e.st.Ino {
+		return errReplaced
 	}
+	*hdr = *header(e.name, &st)
 	marks, err := p.attributes(f, hdr)
 	if err != nil {
 		return err
 	}
 	if marks.whiteout {
-		return p.whiteout(name)
+		p.remember(e, &st, nil)
+		return p.header(whiteout(e.name))
 	}
-	hdr.Typeflag = tar.TypeReg
-	hdr.Size = fi.Size()
-	if err := p.tw.WriteHeader(hdr); err != nil {
+	if p.buf == nil {
+		p.buf = make([]byte, batch)
+	}
+	c := &content{f: f, size: st.Size, still: p.still, buf: p.buf}
+	var hashes []uint64
+	if what == difference {
+		hashes, err = p.patch(e, &st, hdr, c)
+	} else {
+		hashes, err = p.content(hdr, c)
+	}
+	if err != nil {
 		return err
 	}
-	if n, err := io.Copy(p.tw, io.LimitReader(f, hdr.Size)); err != nil || n != hdr.Size {
-		return fmt.Errorf("the file changed while it was packed: %d of %d bytes (%w)", n, hdr.Size, err)
-	}
+	p.remember(e, &st, hashes)
 	return nil
 }
 
-// linked packs a file without content.
-func (p *packer) linked(hdr *tar.Header, name string, st *statT) error {
-	if first, ok := p.seen(name, st); ok {
-		return p.hardLink(hdr, first)
-	}
-	return p.tw.WriteHeader(hdr)
-}
-
-// seen returns the name under which a file with several names was packed first.
-func (p *packer) seen(name string, st *statT) (string, bool) {
-	if st.Nlink < 2 {
-		return "", false
-	}
-	key := inode{st.Dev, st.Ino}
-	first, ok := p.links[key]
-	if !ok {
-		p.links[key] = name
-	}
-	return first, ok
-}
-
-func (p *packer) hardLink(hdr *tar.Header, first string) error {
-	hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
-	return p.tw.WriteHeader(hdr)
-}
-
-// overlayMarks are what the overlay's own attributes say of a file.
-type overlayMarks struct{ opaque, whiteout bool }
-
-// attributes reads the extended attributes of an open file: those to carry go
-// into the header, the overlay's are interpreted.
-func (p *packer) attributes(f *os.File, hdr *tar.Header) (overlayMarks, error) {
-	var marks overlayMarks
-	names, err := listAttributes(f)
+// content packs all of a file.
+func (p *packer) content(hdr *tar.Header, c *content) ([]uint64, error) {
+	data, err := c.data()
 	if err != nil {
-		return marks, err
+		return nil, err
 	}
-	for _, attr := range names {
-		own, isOverlay := overlayAttribute(attr)
-		if p.overlay && isOverlay {
-			if err := marks.add(f, attr, own); err != nil {
-				return marks, err
-			}
-			continue
+	list := spans(c.size, func(b int) bool { return data[b] })
+	hashes := c.holes()
+	hdr.Typeflag = tar.TypeReg
+	if total(list) == c.size {
+		hdr.Size = c.size
+		if err := p.header(hdr); err != nil {
+			return nil, err
 		}
-		if !carried(attr) {
-			continue
-		}
-		value, err := getAttribute(f, attr)
-		if err != nil {
-			return marks, err
-		}
-		if hdr.PAXRecords == nil {
-			hdr.PAXRecords = map[string]string{}
-		}
-		hdr.PAXRecords[xattrPrefix+attr] = string(value)
+		return hashes, c.copyTo(p.tw, list, hashes)
 	}
-	return marks, nil
+	return hashes, p.spans(hdr, c, list, hashes)
 }
 
-func overlayAttribute(attr string) (string, bool) {
-	if own, ok := strings.CutPrefix(attr, "trusted.overlay."); ok {
-		return own, true
+// spans packs parts of a file.
+func (p *packer) spans(hdr *tar.Header, c *content, list []span, hashes []uint64) error {
+	addRecord(hdr, recordSize, strconv.FormatInt(c.size, 10))
+	hdr.Typeflag, hdr.Size = tar.TypeReg, spansSize(list)
+	if err := p.header(hdr); err != nil {
+		return err
 	}
-	return strings.CutPrefix(attr, "user.overlay.")
+	if _, err := p.tw.Write(encodeSpans(list)); err != nil {
+		return err
+	}
+	return c.copyTo(p.tw, list, hashes)
 }
 
-// add interprets an attribute of the overlay. With redirect or metacopy the
-// upper directory alone does not tell what a file is.
-func (m *overlayMarks) add(f *os.File, attr, own string) error {
-	switch own {
-	case "opaque":
-		value, err := getAttribute(f, attr)
-		if err != nil {
-			return err
-		}
-		// "x" only announces whiteouts in the form of attributes below.
-		m.opaque = bytes.Equal(value, []byte("y"))
-	case "whiteout":
-		m.whiteout = true
-	case "redirect", "metacopy":
-		return fmt.Errorf("%w: the overlay uses %s", ErrNotPackable, own)
+// patch packs what has changed of a file that was packed before, which may be nothing.
+func (p *packer) patch(e *entry, st *unix.Stat_t, hdr *tar.Header, c *content) ([]uint64, error) {
+	have := p.since.records[e.name]
+	hashes, err := c.hash()
+	if err != nil {
+		return nil, err
 	}
-	// origin, impure, nlink, uuid, …: the overlay's bookkeeping.
-	return nil
+	// A hash is of what is in a block and of how much that is. Beyond its former end
+	// the file is one hole on the target.
+	holes := c.holes()
+	list := spans(c.size, func(b int) bool {
+		if b < len(have.blocks) {
+			return hashes[b] != have.blocks[b]
+		}
+		return hashes[b] != holes[b]
+	})
+	if len(list) == 0 && have.same(st) && !have.Racy {
+		return hashes, nil
+	}
+	addRecord(hdr, recordPatch, "1")
+	return hashes, p.spans(hdr, c, list, hashes)
+}
+
+func addRecord(hdr *tar.Header, key, value string) {
+	records := map[string]string{key: value}
+	maps.Copy(records, hdr.PAXRecords)
+	hdr.PAXRecords = records
 }
 
 // header takes over what a file's status says. The format keeps nanoseconds:
 // programs compare modification times.
-func header(name string, st *statT) *tar.Header {
+func header(name string, st *unix.Stat_t) *tar.Header {
 	return &tar.Header{
 		Name:    name,
 		Mode:    int64(st.Mode & 0o7777),

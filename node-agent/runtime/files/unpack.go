@@ -12,12 +12,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"godwit.dev/godwit/node-agent/runtime"
-	"godwit.dev/godwit/node-agent/runtime/host"
 )
 
 // unpacker applies a tar stream to a directory. Every operation goes through
@@ -40,7 +41,8 @@ type unpacker struct {
 	dirs []*tar.Header
 }
 
-// newUnpacker unpacks an archive of size bytes.
+// newUnpacker unpacks an archive of size bytes. The tree's own directory gets the
+// archive's owner and mode unless it is a layer's, which belongs to the image.
 func newUnpacker(root *os.Root, layer bool, size int64) *unpacker {
 	return &unpacker{root: root, layer: layer, left: size, made: map[string]bool{}}
 }
@@ -83,6 +85,9 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	name := path.Clean(hdr.Name)
 	if name == "." {
+		if hdr.Typeflag == tar.TypeDir && !u.layer {
+			u.dirs = append(u.dirs, hdr)
+		}
 		return nil
 	}
 	dir, base := path.Dir(name), path.Base(name)
@@ -92,47 +97,55 @@ func (u *unpacker) entry(hdr *tar.Header, content io.Reader) error {
 	if u.made[name] {
 		return hostile(runtime.RefusedArchive, "it comes twice")
 	}
+	u.made[name] = true
 	if err := u.root.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	isDir := hdr.Typeflag == tar.TypeDir
+	if hdr.PAXRecords[recordKind] == kindRemoved {
+		return u.root.RemoveAll(name)
+	}
 	have, err := u.root.Lstat(name)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		have = nil
-	case err != nil:
+	if errors.Is(err, fs.ErrNotExist) {
+		have, err = nil, nil
+	}
+	if err != nil {
 		return err
-	case !isDir || !have.IsDir():
+	}
+	if hdr.Typeflag == tar.TypeReg && hdr.PAXRecords[recordKind] == "" {
+		return u.regular(name, hdr, content, have)
+	}
+	isDir := hdr.Typeflag == tar.TypeDir
+	if have != nil && (!isDir || !have.IsDir()) {
 		if err := u.root.RemoveAll(name); err != nil {
 			return err
 		}
 		have = nil
 	}
-	u.made[name] = true
+	return u.other(name, hdr, have != nil)
+}
+
+// other makes what is no regular file. there: it is a directory, and there is one.
+func (u *unpacker) other(name string, hdr *tar.Header, there bool) error {
 	switch hdr.Typeflag {
 	case tar.TypeDir:
 		u.dirs = append(u.dirs, hdr)
-		if have != nil {
+		if there {
 			return nil
 		}
 		return u.root.Mkdir(name, 0o700)
-	case tar.TypeReg:
-		return u.regular(name, hdr, content)
 	case tar.TypeLink:
 		return u.root.Link(path.Clean(hdr.Linkname), name)
 	case tar.TypeSymlink:
 		if err := u.root.Symlink(hdr.Linkname, name); err != nil {
 			return err
 		}
-		if err := u.root.Lchown(name, hdr.Uid, hdr.Gid); err != nil {
-			return err
-		}
-		return u.inParent(name, func(fd int, base string) error {
-			ts := times(hdr)
-			return unix.UtimesNanoAt(fd, base, ts[:], unix.AT_SYMLINK_NOFOLLOW)
-		})
+		return u.inParent(name, func(fd int, base string) error { return dressNode(fd, base, hdr) })
 	case tar.TypeFifo:
-		return u.fifo(name, hdr)
+		return u.node(name, unix.S_IFIFO, hdr)
+	case tar.TypeReg:
+		if hdr.PAXRecords[recordKind] == kindSocket {
+			return u.node(name, unix.S_IFSOCK, hdr)
+		}
 	}
 	return hostile(runtime.RefusedArchive, "type %q", hdr.Typeflag)
 }
@@ -192,33 +205,111 @@ func (u *unpacker) whiteout(dir, base string) error {
 	return nil
 }
 
-func (u *unpacker) regular(name string, hdr *tar.Header, content io.Reader) (err error) {
-	f, err := u.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+// regular makes a file. One that is there is written to, if it has no other name: what
+// kubelet has mounted of a volume into a container stays what it was mounted from.
+func (u *unpacker) regular(name string, hdr *tar.Header, content io.Reader, have fs.FileInfo) (err error) {
+	patch := hdr.PAXRecords[recordPatch] != ""
+	if patch && (have == nil || !have.Mode().IsRegular()) {
+		return hostile(runtime.RefusedArchive, "it changes a file that is not there")
+	}
+	if have != nil && !patch && !reusable(have) {
+		if err := u.root.RemoveAll(name); err != nil {
+			return err
+		}
+		have = nil
+	}
+	flags := os.O_WRONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	if have == nil {
+		flags |= os.O_CREATE | os.O_EXCL
+	}
+	f, err := u.root.OpenFile(name, flags, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	switch n, err := io.Copy(f, content); {
-	case errors.Is(err, io.ErrUnexpectedEOF), err == nil && n != hdr.Size:
-		return hostile(runtime.RefusedArchive, "it ends after %d of %d bytes", n, hdr.Size)
-	case err != nil:
-		return fmt.Errorf("%d of %d bytes: %w", n, hdr.Size, err)
+	if have != nil {
+		fi, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if !os.SameFile(have, fi) {
+			return errReplaced
+		}
+	}
+	if have != nil && !patch {
+		if err := f.Truncate(0); err != nil {
+			return err
+		}
+	}
+	if err := u.content(f, hdr, content); err != nil {
+		return err
 	}
 	return dress(f, hdr)
 }
 
-func (u *unpacker) fifo(name string, hdr *tar.Header) error {
-	err := u.inParent(name, func(fd int, base string) error {
-		return unix.Mkfifoat(fd, base, 0o600)
+// reusable says whether a file can be written to in place of a new one.
+func reusable(have fs.FileInfo) bool {
+	st, ok := have.Sys().(*syscall.Stat_t)
+	return ok && have.Mode().IsRegular() && st.Nlink == 1
+}
+
+// content writes what an entry has of a file.
+func (u *unpacker) content(f *os.File, hdr *tar.Header, content io.Reader) error {
+	list := []span{{0, hdr.Size}}
+	if text, ok := hdr.PAXRecords[recordSize]; ok {
+		size, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || size < 0 {
+			return hostile(runtime.RefusedArchive, "it is to have %q bytes", text)
+		}
+		if list, err = decodeSpans(content, hdr.Size, size); err != nil {
+			return hostile(runtime.RefusedArchive, "%v", err)
+		}
+		if err := f.Truncate(size); err != nil {
+			return err
+		}
+	} else if hdr.PAXRecords[recordPatch] != "" {
+		return hostile(runtime.RefusedArchive, "it changes a file and does not say to what size")
+	}
+	for _, s := range list {
+		n, err := io.Copy(io.NewOffsetWriter(f, s.off), io.LimitReader(content, s.length))
+		if errors.Is(err, io.ErrUnexpectedEOF) || err == nil && n != s.length {
+			return hostile(runtime.RefusedArchive, "it ends after %d of %d bytes", n, s.length)
+		}
+		if err != nil {
+			return fmt.Errorf("%d of %d bytes: %w", n, s.length, err)
+		}
+	}
+	return nil
+}
+
+// node makes a FIFO or a socket.
+func (u *unpacker) node(name string, kind uint32, hdr *tar.Header) error {
+	return u.inParent(name, func(fd int, base string) error {
+		if err := unix.Mknodat(fd, base, kind|0o600, 0); err != nil {
+			return err
+		}
+		return dressNode(fd, base, hdr)
 	})
-	if err != nil {
+}
+
+// dressNode gives what cannot be opened its owner, mode and time.
+func dressNode(fd int, base string, hdr *tar.Header) error {
+	if err := unix.Fchownat(fd, base, hdr.Uid, hdr.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	f, err := u.root.OpenFile(name, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return err
+	if hdr.Typeflag != tar.TypeSymlink { // a link has no mode, and it would be its target's
+		p, err := unix.Openat(fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		f := os.NewFile(uintptr(p), base)
+		err = unix.Fchmodat(unix.AT_FDCWD, fdPath(f), uint32(hdr.Mode)&0o7777, 0)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
 	}
-	return errors.Join(dress(f, hdr), f.Close())
+	ts := times(hdr)
+	return unix.UtimesNanoAt(fd, base, ts[:], unix.AT_SYMLINK_NOFOLLOW)
 }
 
 func (u *unpacker) finishDir(hdr *tar.Header) error {
@@ -248,6 +339,9 @@ func dress(f *os.File, hdr *tar.Header) error {
 	if err := f.Chown(hdr.Uid, hdr.Gid); err != nil {
 		return err
 	}
+	if err := dropAttributes(f, hdr); err != nil {
+		return err
+	}
 	for key, value := range hdr.PAXRecords {
 		if attr, ok := strings.CutPrefix(key, xattrPrefix); ok {
 			if err := unix.Fsetxattr(int(f.Fd()), attr, []byte(value), 0); err != nil {
@@ -259,7 +353,7 @@ func dress(f *os.File, hdr *tar.Header) error {
 		return err
 	}
 	ts := times(hdr)
-	return unix.UtimesNanoAt(unix.AT_FDCWD, host.FDPath(f), ts[:], 0)
+	return unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(f), ts[:], 0)
 }
 
 func times(hdr *tar.Header) [2]unix.Timespec {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -34,12 +35,19 @@ func (g *gatherer) descriptors(pid int) error {
 		return fmt.Errorf("open the process: %w", err)
 	}
 	defer unix.Close(pidfd)
+	if len(names) == 0 {
+		return nil // also one that has ended and was not waited for
+	}
+	mounts, err := mountIDs(pid)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
 		fd, err := strconv.Atoi(name)
 		if err != nil {
 			return err
 		}
-		err = g.descriptor(pidfd, fd, dir+"/"+name)
+		err = g.descriptor(pid, pidfd, fd, mounts)
 		// EBADF, too: closed since the directory was read.
 		if err != nil && !memory.Gone(err) && !errors.Is(err, unix.EBADF) {
 			return fmt.Errorf("descriptor %d: %w", fd, err)
@@ -48,7 +56,8 @@ func (g *gatherer) descriptors(pid int) error {
 	return nil
 }
 
-func (g *gatherer) descriptor(pidfd, fd int, link string) error {
+func (g *gatherer) descriptor(pid, pidfd, fd int, mounts map[string]bool) error {
+	link := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
 	target, err := os.Readlink(link)
 	if err != nil {
 		return err
@@ -63,11 +72,25 @@ func (g *gatherer) descriptor(pidfd, fd int, link string) error {
 			return nil
 		}
 		g.sockets[inode] = true
-		return g.socket(pidfd, fd)
+		return g.socket(pid, pidfd, fd)
+	case strings.HasPrefix(target, "pipe:["):
+		g.note(target)
 	case target == "anon_inode:[io_uring]":
 		g.in.IOUring = true
+	case strings.HasPrefix(target, "anon_inode:"):
+		if kind := strings.TrimPrefix(target, "anon_inode:"); !slices.Contains(dumpable, kind) {
+			g.in.Descriptors = append(g.in.Descriptors, kind)
+		}
+	case namespaceFile.MatchString(target):
+		if !ownNamespace(pid, target) {
+			g.in.Descriptors = append(g.in.Descriptors, target)
+		}
 	case strings.HasPrefix(target, "/"):
-		return g.file(link, target)
+		g.versioned(strings.TrimSuffix(target, " (deleted)"))
+		if err := g.file(link, target); err != nil {
+			return err
+		}
+		return g.mounted(pid, fd, target, mounts)
 	}
 	return nil
 }
@@ -77,7 +100,8 @@ func (g *gatherer) descriptor(pidfd, fd int, link string) error {
 // must not hold the inspection up.
 func (g *gatherer) file(link, target string) error {
 	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &st); err != nil {
+	const wanted = unix.STATX_TYPE | unix.STATX_INO | unix.STATX_NLINK | unix.STATX_BLOCKS
+	if err := unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, wanted, &st); err != nil {
 		return err
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -88,6 +112,10 @@ func (g *gatherer) file(link, target string) error {
 	case unix.S_IFBLK:
 		g.in.Devices = append(g.in.Devices, target)
 	case unix.S_IFREG:
+		if strings.HasPrefix(target, "/memfd:") {
+			g.note(fmt.Sprintf("memory %s (%d:%d)", strings.TrimSuffix(target, " (deleted)"), unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino))
+		}
+		g.deleted(target, &st)
 		// The queue's file system shows its files at its own root, and asking
 		// it never blocks; other file systems are not asked.
 		if strings.Count(target, "/") == 1 {

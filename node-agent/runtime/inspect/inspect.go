@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"godwit.dev/godwit/node-agent/runtime/cgroup"
 	"godwit.dev/godwit/node-agent/runtime/host"
 	"godwit.dev/godwit/node-agent/runtime/memory"
+	"godwit.dev/godwit/node-agent/runtime/watches"
 )
 
 // Options configure an Inspector. Only Host is required.
@@ -74,7 +76,26 @@ func (i *Inspector) Inspect(ctx context.Context, c runtime.Container) (runtime.I
 		return in, err
 	}
 	in.SharedBytes = n.Shared
-	for _, list := range []*[]string{&in.MultipathTCP, &in.UnsupportedSockets, &in.BoundAddresses, &in.Devices} {
+	if in.SysVIPC, err = sysvObjects(c.PID); err != nil && !memory.Gone(err) {
+		return in, err
+	}
+	if g.unix {
+		peers, err := foreignPeers(c.PID, g.sockets)
+		if err != nil && !memory.Gone(err) {
+			return in, err
+		}
+		in.ForeignUnixPeers = append(in.ForeignUnixPeers, peers...)
+	}
+	if in.LostWatches, err = lostWatches(ctx, c.PID, pids); err != nil {
+		return in, err
+	}
+	if in.Namespaces, err = nested(c.PID, pids); err != nil {
+		return in, err
+	}
+	for _, list := range []*[]string{
+		&in.MultipathTCP, &in.UnsupportedSockets, &in.BoundAddresses, &in.Devices, &in.Descriptors, &in.DeletedFiles,
+		&in.ForeignFiles, &in.VolumeFiles, &in.Nameless,
+	} {
 		slices.Sort(*list)
 		*list = slices.Compact(*list)
 	}
@@ -106,10 +127,32 @@ func (i *Inspector) resident(c runtime.Container, sum int64) (int64, error) {
 	return n, nil
 }
 
+// lostWatches are what the processes watch that cannot be found from the root of the
+// container. CRIU restores a watch by its path.
+func lostWatches(ctx context.Context, init int, pids []int) ([]string, error) {
+	list, err := watches.Of(pids)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	paths, err := watches.Paths(ctx, "/proc/"+strconv.Itoa(init)+"/root", list)
+	if err != nil {
+		return nil, fmt.Errorf("find what is watched with inotify: %w", err)
+	}
+	var lost []string
+	for _, w := range list {
+		if _, ok := paths[w]; !ok {
+			lost = append(lost, w.String())
+		}
+	}
+	return lost, nil
+}
+
 // gatherer collects facts over the processes of a container.
 type gatherer struct {
 	in       *runtime.Inspection
 	sockets  map[uint64]bool // inodes of the sockets that were looked at
+	unix     bool            // there is a Unix socket among them
+	objects  map[string]bool // that were noted in Nameless
 	parents  map[int]int     // process to parent
 	resident int64
 }
@@ -131,6 +174,11 @@ func (g *gatherer) process(pid int) error {
 		return err
 	}
 	if err := g.mappings(p); err != nil {
+		return err
+	}
+	if dir, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/cwd"); err == nil {
+		g.versioned(dir)
+	} else if !memory.Gone(err) {
 		return err
 	}
 	return g.descriptors(pid)
@@ -169,15 +217,37 @@ func (g *gatherer) mappings(p procfs.Proc) error {
 		return err
 	}
 	for _, m := range maps {
+		g.nameless(m)
 		name := strings.TrimSuffix(m.Pathname, " (deleted)")
 		switch {
 		case name == "/anon_hugepage":
 			g.in.HugePages = true
 		case mappedDevice(m.Pathname):
 			g.in.Devices = append(g.in.Devices, name)
+		case strings.HasPrefix(name, "/secretmem"):
+			g.in.Descriptors = append(g.in.Descriptors, "secretmem")
+		case strings.HasPrefix(name, "anon_inode:") && name != "anon_inode:[io_uring]":
+			g.in.Descriptors = append(g.in.Descriptors, strings.TrimPrefix(name, "anon_inode:"))
+		case name != m.Pathname && !kernelsOwn(m.Pathname):
+			link := fmt.Sprintf("/proc/%d/map_files/%x-%x", p.PID, m.StartAddr, m.EndAddr)
+			if err := g.file(link, m.Pathname); err != nil && !memory.Gone(err) {
+				return err
+			}
 		}
+		g.versioned(name)
 	}
 	return nil
+}
+
+// version is the directory in which kubelet puts the files of a ConfigMap, a Secret or the
+// like: a time and a random number (AtomicWriter in pkg/volume/util of Kubernetes).
+var version = regexp.MustCompile(`/\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.\d+(/|$)`)
+
+// versioned notes a file that has another name on every node.
+func (g *gatherer) versioned(name string) {
+	if version.MatchString(name) {
+		g.in.VolumeFiles = append(g.in.VolumeFiles, name)
+	}
 }
 
 // mappedDevice says whether a mapping's name is that of a device. Shared

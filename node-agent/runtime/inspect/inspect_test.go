@@ -233,3 +233,41 @@ func TestUnconnectedTCP(t *testing.T) {
 		}
 	}
 }
+
+// kubelet puts the files of a ConfigMap into a directory with a time in its name.
+func TestFilesOfAVersionOfAVolume(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "..2026_01_02_03_04_05.678901")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "key")
+	if err := os.WriteFile(name, make([]byte, os.Getpagesize()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if in := look(t); len(in.VolumeFiles) != 0 {
+		t.Errorf("found %v when none was open", in.VolumeFiles)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := look(t); !slices.Contains(in.VolumeFiles, name) {
+		t.Errorf("found %v, want the open file", in.VolumeFiles)
+	}
+	mem, err := unix.Mmap(int(f.Fd()), 0, os.Getpagesize(), unix.PROT_READ, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(mem) }()
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if in := look(t); !slices.Contains(in.VolumeFiles, name) {
+		t.Errorf("found %v, want the mapped file", in.VolumeFiles)
+	}
+	for _, other := range []string{"/conf/..data/key", "/data/..2026/x", "/a/2026_01_02_03_04_05.6/x", "/a/..2026_01_02_03_04_05.6x/y"} {
+		if version.MatchString(other) {
+			t.Errorf("%s is taken for a version", other)
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 // tables of /proc show as plain TCP with another inode), and needs none of the
 // kernel's diagnosis modules. The copy lives for microseconds; a socket that the
 // process closes just then closes with it.
-func (g *gatherer) socket(pidfd, fd int) error {
+func (g *gatherer) socket(pid, pidfd, fd int) error {
 	own, err := unix.PidfdGetfd(pidfd, fd, 0)
 	if err != nil {
 		return fmt.Errorf("look at a socket: %w", err)
@@ -30,7 +30,9 @@ func (g *gatherer) socket(pidfd, fd int) error {
 		return fmt.Errorf("SO_DOMAIN: %w", err)
 	}
 	switch family {
-	case unix.AF_UNIX, unix.AF_NETLINK, unix.AF_PACKET:
+	case unix.AF_UNIX:
+		return g.unixSocket(pid, own)
+	case unix.AF_NETLINK, unix.AF_PACKET:
 		return nil
 	case unix.AF_INET, unix.AF_INET6:
 		return g.inet(own)

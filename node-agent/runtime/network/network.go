@@ -56,7 +56,7 @@ func New(o Options) Isolator {
 // Isolate drops everything that enters or leaves the pod other than by its
 // loopback interface. The rules are replaced in one transaction.
 func (i Isolator) Isolate(_ context.Context, c runtime.Container) error {
-	return i.inNamespace(c, func(conn *nftables.Conn) error {
+	return i.inNamespace(c, func(conn *nftables.Conn, _ *os.File) error {
 		replaceTable(conn)
 		return conn.Flush()
 	})
@@ -64,7 +64,7 @@ func (i Isolator) Isolate(_ context.Context, c runtime.Container) error {
 
 // Connect removes the rules.
 func (i Isolator) Connect(_ context.Context, c runtime.Container) error {
-	return i.inNamespace(c, func(conn *nftables.Conn) error {
+	return i.inNamespace(c, func(conn *nftables.Conn, _ *os.File) error {
 		// Adding first makes the deletion of a table that is not there succeed.
 		conn.DelTable(conn.AddTable(table()))
 		return conn.Flush()
@@ -74,7 +74,7 @@ func (i Isolator) Connect(_ context.Context, c runtime.Container) error {
 // inNamespace talks to the nftables of the pod's network namespace. A container
 // whose process is gone has its namespace held by the pod's sandbox only, which
 // is about to go too.
-func (i Isolator) inNamespace(c runtime.Container, fn func(*nftables.Conn) error) error {
+func (i Isolator) inNamespace(c runtime.Container, fn func(*nftables.Conn, *os.File) error) error {
 	if c.PID <= 1 {
 		return fmt.Errorf("%w: %s has no process", runtime.ErrNotFound, c.ID)
 	}
@@ -93,7 +93,7 @@ func (i Isolator) inNamespace(c runtime.Container, fn func(*nftables.Conn) error
 	if err != nil {
 		return fmt.Errorf("open netlink in the pod's network: %w", err)
 	}
-	if err := fn(conn); err != nil {
+	if err := fn(conn, ns); err != nil {
 		return fmt.Errorf("change the packet filter of %s: %w", c.ID, err)
 	}
 	return nil

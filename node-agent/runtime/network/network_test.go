@@ -210,3 +210,53 @@ func TestOnlyPodsAreIsolated(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A peer that waits for an answer learns at once that there will be none; so does who
+// connects, and who sends on a connection that nobody knows.
+func TestPeersAreTold(t *testing.T) {
+	c, own, peer := pod(t)
+	i := New(Options{InitPID: os.Getpid()})
+	// A dual-stack listener, as most servers have.
+	var listener net.Listener
+	in(t, own, func() (err error) { listener, err = net.Listen("tcp", ":7000"); return err })
+	defer listener.Close()
+	dial := func() (conn net.Conn, err error) {
+		in(t, peer, func() error { conn, err = net.DialTimeout("tcp4", podIP+":7000", 10*time.Second); return nil })
+		return conn, err
+	}
+	conn, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	served, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer served.Close()
+	exchange(t, conn, served)
+	if err := i.Isolate(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("a question")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := i.Reject(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the peer got %v, not a reset", err)
+	}
+	if other, err := dial(); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a new connection got %v", err)
+		if other != nil {
+			other.Close()
+		}
+	}
+	in(t, own, func() error { return loopbackWorks() })
+}

@@ -6,6 +6,9 @@
 // before each container is created, and says no for guarded pods only. Which pods
 // those are is recorded on the node's disk.
 //
+// Being asked at that moment, it also switches Multipath TCP off for pods that want it
+// so: see runtime.LabelMultipathTCP.
+//
 // Two programs are that plugin. The runtime starts one itself, before it creates
 // anything (Launched, cmd/godwit-guard). The agent is the other (Guard): it can
 // connect to a runtime that was started before the first was installed, and
@@ -43,6 +46,8 @@ const (
 	pluginName  = "godwit"
 	pluginIndex = "00"
 
+	nodesPID = 1
+
 	firstRetry   = 200 * time.Millisecond
 	longestRetry = 10 * time.Second
 	// dialTimeout and startTimeout bound one try. The library's own limits for a
@@ -62,6 +67,9 @@ type Options struct {
 	// FirstRetry is the first wait before connecting again, doubled up to ten
 	// seconds. Default 200 ms.
 	FirstRetry time.Duration
+	// InitPID is a process in the node's own network, in which nothing is switched off.
+	// Default 1; the agent's pod has hostPID.
+	InitPID int
 }
 
 // Guard implements runtime.Guard. It is also a manager.Runnable.
@@ -80,6 +88,9 @@ var _ runtime.Guard = (*Guard)(nil)
 func New(o Options) *Guard {
 	if o.Socket == "" {
 		o.Socket = DefaultSocket
+	}
+	if o.InitPID == 0 {
+		o.InitPID = nodesPID
 	}
 	if o.FirstRetry == 0 {
 		o.FirstRetry = firstRetry
@@ -151,7 +162,7 @@ func (g *Guard) serve(ctx context.Context) (connected bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	synced := make(chan struct{}, 1)
-	s, err := stub.New(plugin{g.records, g.o.Log, synced},
+	s, err := stub.New(plugin{records: g.records, log: g.o.Log, initPID: g.o.InitPID, synced: synced},
 		stub.WithPluginName(pluginName), stub.WithPluginIdx(pluginIndex),
 		stub.WithConnection(conn), stub.WithOnClose(cancel), stub.WithLogger(quiet{g.o.Log}))
 	if err != nil {

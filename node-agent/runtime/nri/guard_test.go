@@ -116,7 +116,7 @@ func create(a *adaptation.Adaptation) func(podUID string) error {
 // start runs a Guard until the test ends, and checks that it ends then.
 func start(t *testing.T, socket string) *Guard {
 	t.Helper()
-	g := New(Options{Socket: socket, Records: filepath.Join(t.TempDir(), "records"), FirstRetry: 10 * time.Millisecond})
+	g := New(Options{Socket: socket, Records: filepath.Join(t.TempDir(), "records"), FirstRetry: 10 * time.Millisecond, InitPID: os.Getpid()})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- g.Start(ctx) }()

@@ -17,7 +17,7 @@ import (
 // there yet, or any more. It only reads the records in dir, and ends with the
 // runtime.
 func Launched(ctx context.Context, dir string, log logr.Logger) error {
-	s, err := stub.New(plugin{records: records{dir}, log: log}, stub.WithLogger(quiet{log}))
+	s, err := stub.New(plugin{records: records{dir}, log: log, initPID: nodesPID}, stub.WithLogger(quiet{log}))
 	if err != nil {
 		return fmt.Errorf("NRI plugin (is it started by the container runtime?): %w", err)
 	}
@@ -29,6 +29,8 @@ func Launched(ctx context.Context, dir string, log logr.Logger) error {
 type plugin struct {
 	records records
 	log     logr.Logger
+	// initPID is a process in the node's own network.
+	initPID int
 	// synced is told, if it is there, that the runtime begins to ask.
 	synced chan<- struct{}
 }
@@ -56,6 +58,10 @@ func (p plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.C
 	case err != nil:
 		why = err.Error() // there is a record, and that is enough
 	case g == nil:
+		if err := p.withoutMultipathTCP(pod); err != nil {
+			// It runs all the same; as long as it has such a socket it is not moved.
+			p.log.Error(err, "could not switch Multipath TCP off", "namespace", pod.GetNamespace(), "pod", pod.GetName())
+		}
 		return nil, nil, nil
 	default:
 		why = g.Why

@@ -182,7 +182,7 @@ func (c *container) ReadFile(t *testing.T, name string) string {
 }
 
 // Restore does what the wrapper does, with a bundle made by hand.
-func (c *container) Restore(t *testing.T, imageDir, filesDir string) runtimetest.Workload {
+func (c *container) Restore(t *testing.T, imageDir string, filesDirs ...string) runtimetest.Workload {
 	t.Helper()
 	id := c.info.ID + "-restored"
 	r := &container{node: c.node, host: c.host, client: c.client, ctx: c.ctx, birth: c.birth}
@@ -216,7 +216,7 @@ func (c *container) Restore(t *testing.T, imageDir, filesDir string) runtimetest
 			t.Error(err)
 		}
 	})
-	if err := c.node.Files.Unpack(t.Context(), filesDir, bundle); err != nil {
+	if err := runtimetest.Unpack(t.Context(), c.node.Files, filesDirs, bundle); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(rootfs, "data", "removed")); !os.IsNotExist(err) {

@@ -210,11 +210,9 @@ func testDumpOnALaterRound(t *testing.T, n Node) {
 		t.Errorf("%d bytes in the round, %d in the final dump", round.MemoryBytes, s.MemoryBytes)
 	}
 	before := stands(t, w)
-	packed := filepath.Join(n.Volume, "files")
-	_, err = n.Files.Pack(step(t), w.Info(), packed)
-	noError(t, "Pack", err)
+	packed, _ := packFrozen(t, n, w)
 	noError(t, "Kill", n.Killer.Kill(step(t), w.Info()))
-	restored := w.Restore(t, o.ImageDir, packed)
+	restored := w.Restore(t, o.ImageDir, packed...)
 	if now := proceeds(t, restored); now <= before {
 		t.Errorf("restored at %d, was frozen at %d", now, before)
 	}
@@ -325,15 +323,13 @@ func testRestore(t *testing.T, n Node) {
 	w.WriteFile(t, "data/note", "written by the source")
 	proceeds(t, w)
 	final, _ := freezeAndDump(t, n, w)
-	packed := filepath.Join(n.Volume, "files")
-	size, err := n.Files.Pack(step(t), w.Info(), packed)
-	noError(t, "Pack", err)
+	packed, size := packFrozen(t, n, w)
 	if size <= 0 {
 		t.Errorf("Pack wrote %d bytes", size)
 	}
 	before := stands(t, w)
 	noError(t, "Kill", n.Killer.Kill(step(t), w.Info()))
-	restored := w.Restore(t, final.ImageDir, packed)
+	restored := w.Restore(t, final.ImageDir, packed...)
 	if got := restored.ReadFile(t, "data/note"); got != "written by the source" {
 		t.Errorf("the file is %q", got)
 	}
@@ -343,7 +339,7 @@ func testRestore(t *testing.T, n Node) {
 	// There and back again: what was restored can be dumped.
 	o := n.options(0)
 	o.ImageDir += "-back"
-	_, err = n.Checkpointer.PreDump(step(t), restored.Info(), o)
+	_, err := n.Checkpointer.PreDump(step(t), restored.Info(), o)
 	noError(t, "PreDump of the restored container", err)
 	noError(t, "Discard", n.Killer.Discard(step(t), restored.Info().ID, restored.Info().Bundle))
 	stands(t, restored)

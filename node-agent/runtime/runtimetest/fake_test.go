@@ -129,13 +129,13 @@ func (w *workload) ReadFile(t *testing.T, name string) string {
 	return string(b)
 }
 
-func (w *workload) Restore(t *testing.T, imageDir, filesDir string) runtimetest.Workload {
+func (w *workload) Restore(t *testing.T, imageDir string, filesDirs ...string) runtimetest.Workload {
 	t.Helper()
 	bundle := t.TempDir()
 	if err := os.Mkdir(filepath.Join(bundle, "rootfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.r.Unpack(t.Context(), filesDir, bundle); err != nil {
+	if err := runtimetest.Unpack(t.Context(), w.r, filesDirs, bundle); err != nil {
 		t.Fatal(err)
 	}
 	info := w.Info()

@@ -63,7 +63,7 @@ type Workload interface {
 	WriteFile(t *testing.T, name, content string)
 	// Restore starts another container from a final dump and the files packed
 	// beside it, by way of Unpack. The workload itself must have been killed.
-	Restore(t *testing.T, imageDir, filesDir string) Workload
+	Restore(t *testing.T, imageDir string, filesDirs ...string) Workload
 	// ReadFile reads a file of the root file system.
 	ReadFile(t *testing.T, name string) string
 }
@@ -98,6 +98,7 @@ func Run(t *testing.T, factory Factory) {
 		{"VolumeFull", testVolumeFull},
 		{"ResumeAfterDumpLosesNothing", testResume},
 		{"Restore", testRestore},
+		{"FilesAreCopiedWhileItRuns", testFiles},
 		{"KillRunning", testKillRunning},
 		{"KillFrozen", testKillFrozen},
 		{"Signal", testSignal},
