@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 # Name of the cluster that the cluster-* targets work on.
 CLUSTER ?= godwit
-# What e2e, demo, chaos and bench take from the command line.
+# What e2e, demo, chaos, compat and bench take from the command line.
 export RUN KEEP COMPARE TIMEOUT CHAOS SEED QUICK SIZES RATES PATTERNS REPS METHODS GRID
 
 # Everything but help needs Go: a new enough one is put first in PATH.
@@ -75,6 +75,10 @@ model: ## Search the model of the handover, whole and without each guard (RUN=re
 e2e: ## Run the end-to-end tests (RUN=regexp for some, KEEP=1 keeps the cluster)
 	hack/e2e.sh
 
+.PHONY: e2e-long
+e2e-long: ## Run the end-to-end tests that take long: drains of thirty pods, called off, and with migrations that fail again and again
+	LONG=1 hack/e2e.sh
+
 .PHONY: chaos
 chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick, RUN=regexp, SEED=n, KEEP=1)
 	hack/chaos.sh
@@ -86,6 +90,10 @@ demo: ## Move a database under load and report (COMPARE=1 measures stop-and-copy
 .PHONY: bench
 bench: ## Compare with stop-and-copy, bare CRIU and others (QUICK=1, GRID=full, RUN=regexp, KEEP=1; test/bench/main.go has more)
 	hack/bench.sh
+
+.PHONY: compat
+compat: ## Move real software there and back, and make docs/compatibility.md (RUN=regexp for some, KEEP=1)
+	hack/compat.sh
 
 .PHONY: gobench
 gobench: ## Run the Go benchmarks

@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 go build -o bin/demo ./test/demo
-exec hack/with-cluster.sh "${CLUSTER:-godwit-demo}" bin/demo
+IMAGES="godwit redis" exec hack/with-cluster.sh "${CLUSTER:-godwit-demo}" bin/demo

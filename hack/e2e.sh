@@ -2,7 +2,8 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the end-to-end tests whose names match RUN (all without) in a cluster.
+# Runs the end-to-end tests whose names match RUN in a cluster; without, all but those
+# that take long (LONG), which have a target of their own (make e2e-long).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,8 +12,15 @@ go test -c -o bin/e2e.test ./test/e2e
 CGO_ENABLED=0 go test -c -ldflags '-s -w' -o bin/node/ ./node-agent/runtime/runtimetest ./node-agent/runtime/containerd
 export NODE_TESTS=$PWD/bin/node
 mkdir -p artifacts
+long='^(TestDrainAtScale|TestFailingEvacuations|TestUncordonCancelsWhatIsQueued)$'
+skip=
+if [ -n "${LONG:-}" ]; then
+	RUN=$long
+elif [ -z "${RUN:-}" ]; then
+	skip=$long
+fi
 # test2json makes of the test binary's output what go test -json prints.
 IMAGES="godwit memhog" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
 	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
-	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-60m}" -test.run "${RUN:-.}"
+	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-60m}" -test.run "${RUN:-.}" -test.skip "$skip"

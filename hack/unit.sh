@@ -21,7 +21,7 @@ gotestsum=$(hack/tool.sh gotestsum)
 # without DWARF linking takes half as long; stack traces do not need it.
 run() {
 	"$gotestsum" --format pkgname --format-hide-empty-pkg --jsonfile "artifacts/$1.json" \
-		-- -vet=off -ldflags=-w -timeout 10m "${@:2}"
+		-- -vet=off -ldflags=-w -timeout 25m "${@:2}"
 }
 if [ $# -gt 0 ]; then
 	run unit -race "$@"

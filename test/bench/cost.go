@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	clusterclient "godwit.dev/godwit/test/cluster/client"
@@ -68,7 +69,7 @@ func (m costing) measure(ctx context.Context, c cell, r *result) error {
 	defer func() { _ = db.client.Close() }()
 	source, target := m.ends(firstNode)
 	r.From, r.To = source.Name, target.Name
-	load, err := m.Start(ctx, m.loadPod(db.service, target.Name))
+	load, err := m.Start(ctx, m.loadPod(db.service, source.Name))
 	if err != nil {
 		return err
 	}
@@ -98,6 +99,7 @@ func (b *bench) fill(ctx context.Context, sizeMiB int) (*database, error) {
 	name := fmt.Sprintf("redis-%d", b.number)
 	db := &database{service: harness.Service(namespace, name, redisPort), pod: harness.Pod(namespace, name, b.Redis)}
 	db.pod.Spec.NodeName = firstNode
+	requestCPU(db.pod)
 	if err := b.Create(ctx, db.service); err != nil {
 		return nil, fmt.Errorf("create the service of Redis: %w", err)
 	}
@@ -117,6 +119,12 @@ func (b *bench) fill(ctx context.Context, sizeMiB int) (*database, error) {
 		return nil, errors.Join(fmt.Errorf("fill Redis: %w", err), db.client.Close())
 	}
 	return db, nil
+}
+
+// requestCPU gives a pod a share of its node, as a database has one. Without any the
+// kernel gives a pod next to nothing where others are busy, whoever they are.
+func requestCPU(pod *corev1.Pod) {
+	pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m")}
 }
 
 // move migrates Redis and measures what that takes. Writes to the API are counted

@@ -29,10 +29,13 @@ const loadScript = `while :; do
 	timeout 5 redis-benchmark -h %s -p %d --dbnum 1 -t set -n 1000 -c 4 -r 10000 -d 64 --csv || sleep 0.2
 done`
 
-// loadPod describes the pod that asks Redis, through its Service.
+// loadPod describes the pod that asks Redis, through its Service. On the node of the
+// source it is disturbed by nothing but what Redis is disturbed by: from the target it
+// was slowed by the target's work, and by a network of which emulated nodes have little.
 func (b *bench) loadPod(service *corev1.Service, node string) *corev1.Pod {
 	pod := harness.Pod(namespace, fmt.Sprintf("load-%d", b.number), b.Redis)
 	pod.Spec.NodeName = node
+	requestCPU(pod)
 	pod.Spec.Containers[0].Command = []string{"sh", "-c", fmt.Sprintf(loadScript, service.Spec.ClusterIP, redisPort)}
 	return pod
 }

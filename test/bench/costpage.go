@@ -11,13 +11,14 @@ import (
 const costHead = `## What a migration costs
 
 A Redis of a cell's size is migrated while redis-benchmark sets random keys of it,
-a thousand in each run, from the node that it moves to. Medians over the repetitions.
+a thousand in each run, on the node that it moves from. Each of the two requests half a
+CPU. Medians over the repetitions.
 
 - A run counts **before** the first round; **in a round** if a tenth of it or more is
   in rounds; **between** the rounds if less is, up to the freeze; and **after** the
   restore. **Pre-copy** is both of the middle ones. Runs that the switchover is in count
-  for nothing. Afterwards Redis and redis-benchmark share a node, so that this number
-  is no measure of a loss.
+  for nothing. Afterwards Redis is on another node than redis-benchmark, so that this
+  number is no measure of a loss.
 - **Processor** and **memory** are those of the cgroups, until the Migration has
   finished. Memory is without the page cache, read once a second. The restore is
   containerd's and runc's, and is not among them.

@@ -204,7 +204,7 @@ func (c *campaign) repair(ctx context.Context) error {
 	errs = append(errs, c.onNodes(ctx, `pkill -9 -x sequence
 		for p in $(pgrep -x godwit-runc); do tr "\0" " " < /proc/$p/cmdline | grep -q " create " && kill -9 $p; done
 		for d in /sys/fs/cgroup/kubepods.slice/*/*/cri-containerd-*.scope; do echo 0 > $d/cgroup.freeze; done
-		rm -rf /run/godwit/work/* /run/godwit/restoring/* `+harness.ImagesDir+`/*-*-*; true`))
+		rm -rf /run/godwit/work/* /run/godwit/restoring/* /dev/shm/godwit/* `+harness.ImagesDir+`/*-*-*; true`))
 	errs = append(errs, c.freshen(ctx), c.startWorkload(ctx))
 	return errors.Join(errs...)
 }

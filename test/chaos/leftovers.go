@@ -21,6 +21,7 @@ import (
 const leftoverScript = `shopt -s nullglob
 for e in ` + harness.ImagesDir + `/*; do case ${e##*/} in lost+found) ;; *) echo "image ${e##*/}";; esac; done
 for e in /run/godwit/work/*; do echo "work directory ${e##*/}"; done
+for e in /dev/shm/godwit/*; do echo "merged rounds ${e##*/}"; done
 for e in /var/lib/godwit/guarded/*.json; do echo "guarded pod ${e##*/}"; done
 for e in /run/godwit/held/*.json; do echo "record of a freeze ${e##*/}"; done
 for e in /run/godwit/restoring/*; do echo "record of a restore ${e##*/}"; done

@@ -136,3 +136,33 @@ func TestKubeletKillsTheFrozenSource(t *testing.T) {
 	release()
 	p.continues(s.arrived(m))
 }
+
+// A pod with probes of every kind is ready again after each move and is never restarted,
+// and its image is the one it ran before, whatever its tag means by then.
+func TestProbesAndTheImage(t *testing.T) {
+	s := begin(t)
+	pod := s.MemhogPod(s.namespace, "probed", "SIZE_MIB=16", "DIRTY_MIB_PER_SECOND=1")
+	probe := func(period, failures int32) *corev1.Probe {
+		return &corev1.Probe{
+			ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(8080)}},
+			PeriodSeconds: period, FailureThreshold: failures, TimeoutSeconds: 5,
+		}
+	}
+	c := &pod.Spec.Containers[0]
+	c.StartupProbe, c.ReadinessProbe, c.LivenessProbe = probe(10, 10), probe(1, 1), probe(10, 6)
+	s.start(pod)
+	p := s.follow(pod)
+	image := s.pod(pod.Name).Status.ContainerStatuses[0].ImageID
+	for _, name := range []string{"there", "back"} {
+		p.continues(s.arrived(s.migration(name, p.pod.Name)))
+		if now := p.pod.Status.ContainerStatuses[0].ImageID; now != image {
+			t.Errorf("%s: it runs %s, ran %s", name, now, image)
+		}
+		if want := p.pod.Spec.Containers[0].Image; strings.Contains(image, "@sha256:") && !strings.Contains(want, "@sha256:") {
+			t.Errorf("%s: its image is named %s, and it runs %s", name, want, image)
+		}
+		if got := p.pod.Spec.Containers[0]; got.StartupProbe == nil || got.ReadinessProbe == nil || got.LivenessProbe == nil {
+			t.Errorf("%s: a probe is missing", name)
+		}
+	}
+}

@@ -4,6 +4,8 @@
 package e2e
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"godwit.dev/godwit/test/harness"
@@ -23,12 +25,17 @@ func (s *scenario) memhog(name string, env ...string) *process {
 	return s.follow(s.start(s.MemhogPod(s.namespace, name, env...)))
 }
 
-// follow looks at the process in the pod, to know it again.
+// follow looks at the process in the pod, to know it again. A pod may be ready
+// before the process in it answers, where its readiness is not asked of it.
 func (s *scenario) follow(pod *corev1.Pod) *process {
 	s.Helper()
-	status, err := harness.MemhogAt(pod).Status(s.ctx)
-	s.must(err)
-	return &process{scenario: s, pod: pod, status: status}
+	p := &process{scenario: s, pod: pod}
+	s.eventually("the process to answer", func() (bool, string) {
+		var err error
+		p.status, err = harness.MemhogAt(pod).Status(s.ctx)
+		return err == nil, fmt.Sprint(err)
+	})
+	return p
 }
 
 // continues checks that the process in the pod is the one followed, that it has

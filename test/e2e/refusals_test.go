@@ -63,21 +63,21 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// owned starts a pod of a ReplicaSet.
+// owned starts a pod of a DaemonSet.
 func (s *scenario) owned() *corev1.Pod {
 	s.Helper()
 	pod := s.MemhogPod(s.namespace, "owned", "SIZE_MIB=4")
 	pod.Spec.TerminationGracePeriodSeconds = nil
-	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "owned"}, Spec: appsv1.ReplicaSetSpec{
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "owned"}, Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: pod.Labels},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels}, Spec: pod.Spec},
 	}}
 	s.must(s.Create(s.ctx, set))
-	s.must(s.AwaitFor(s.ctx, scenarioTimeout, set, "the ReplicaSet's pod", func(bool) (bool, error) { return set.Status.ReadyReplicas == 1, nil }))
+	s.must(s.AwaitFor(s.ctx, scenarioTimeout, set, "the DaemonSet's pods", func(bool) (bool, error) { return set.Status.NumberReady == 2, nil }))
 	var pods corev1.PodList
 	s.must(s.List(s.ctx, &pods, client.InNamespace(s.namespace), client.MatchingLabels(pod.Labels)))
-	if len(pods.Items) != 1 {
-		s.Fatalf("the ReplicaSet has %d pods", len(pods.Items))
+	if len(pods.Items) != 2 {
+		s.Fatalf("the DaemonSet has %d pods", len(pods.Items))
 	}
 	return &pods.Items[0]
 }

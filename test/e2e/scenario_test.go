@@ -58,6 +58,13 @@ func begin(t *testing.T) *scenario {
 	return s
 }
 
+// longer gives a scenario so many times the time that others have, from now on.
+func (s *scenario) longer(times int) {
+	ctx, cancel := context.WithTimeout(s.Context(), time.Duration(times)*scenarioTimeout)
+	s.Cleanup(cancel)
+	s.ctx = ctx
+}
+
 // step runs a part of the test as a subtest, which everything reports to.
 func (s *scenario) step(name string, do func()) {
 	s.Helper()

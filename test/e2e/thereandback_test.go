@@ -5,6 +5,9 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -34,6 +37,8 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("there was no round of pre-copy\n%s", harness.Summary(m))
 	}
 	s.checkFiles(p.pod.Name)
+	s.wasMerged(m)
+	p.hasSmallPages()
 	s.tellsTheStory(m, p.pod)
 
 	m = s.migration("back", p.pod.Name, func(spec *v1alpha1.MigrationSpec) {
@@ -49,6 +54,36 @@ func TestThereAndBack(t *testing.T) {
 	}
 	s.checkFiles(p.pod.Name)
 	s.nothingLeft(m)
+}
+
+// wasMerged checks that the rounds had become one dump when they were restored.
+func (s *scenario) wasMerged(m *v1alpha1.Migration) {
+	s.Helper()
+	out, err := s.KubectlRun(s.ctx, "-n", harness.Namespace, "logs", "-l", "app.kubernetes.io/component=agent", "--tail=-1")
+	s.must(err)
+	said := slices.DeleteFunc(strings.Split(out, "\n"), func(line string) bool {
+		return !strings.Contains(line, string(m.UID)) || !strings.Contains(line, "restoring from")
+	})
+	if len(said) != 1 || !strings.Contains(said[0], "in one piece") || !strings.Contains(said[0], `"wholeProcesses":1`) {
+		s.Errorf("the agents said of the restore: %q", said)
+	}
+}
+
+// hasSmallPages checks that the process can be moved again: with huge pages all that it
+// has would be dirty in every round.
+func (p *process) hasSmallPages() {
+	p.Helper()
+	node := p.look(p.pod)
+	pids, err := node.Processes(p.ctx)
+	p.must(err)
+	for _, pid := range pids {
+		out, err := node.Output(p.ctx, fmt.Sprintf("awk '/^AnonHugePages:/ { print $2 }' /proc/%d/smaps_rollup", pid))
+		p.must(err)
+		// What the program has asked for since is its own affair.
+		if kib, err := strconv.Atoi(strings.TrimSpace(out)); err != nil || kib > 8<<10 {
+			p.Errorf("process %d has %q KiB of huge pages", pid, out)
+		}
+	}
 }
 
 // randomizeAddresses turns address space randomization on until the test ends.

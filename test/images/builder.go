@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -80,10 +81,11 @@ func (b *builder) build(ctx context.Context, name string) error {
 		image, _ := catalog.Find(name)
 		programs, e := b.programs(ctx, image)
 		err = e
-		if err == nil {
-			key, err = workloadKey(image, programs)
+		files, e := b.filesOf(image)
+		if err = errors.Join(err, e); err == nil {
+			key, err = workloadKey(image, programs, files)
 		}
-		make = func(ctx context.Context) (v1.Image, error) { return b.workload(ctx, image, programs) }
+		make = func(ctx context.Context) (v1.Image, error) { return b.workload(ctx, image, programs, files) }
 	}
 	if err != nil {
 		return err

@@ -167,7 +167,7 @@ func (b *builder) golangStandIn(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w (on Debian: apt-get install ca-certificates)", err)
 	}
-	toolboxKey, err := workloadKey(toolbox, nil)
+	toolboxKey, err := workloadKey(toolbox, nil, nil)
 	if err != nil {
 		return "", err
 	}

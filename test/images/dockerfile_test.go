@@ -76,7 +76,7 @@ func TestDockerfileUsesTheModulesGoVersion(t *testing.T) {
 func TestWorkloadKeyFollowsItsInputs(t *testing.T) {
 	image := catalog.Image{Name: "x", Programs: []catalog.Program{{Package: "./x", Path: "/x"}}}
 	key := func(i catalog.Image, program string) string {
-		k, err := workloadKey(i, map[string][]byte{"/x": []byte(program)})
+		k, err := workloadKey(i, map[string][]byte{"/x": []byte(program)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,7 @@
 // Command images builds the container images that the tests run, without a
 // registry and without a container engine, into a cache outside the checkout.
 //
-//	go run ./test/images build            # every image but failpoints
+//	go run ./test/images build            # every image but failpoints and compat's
 //	go run ./test/images build redis      # one
 //	go run ./test/images list             # names, references and archives
 //	go run ./test/images podman           # the files of podman's packages
@@ -100,8 +100,10 @@ func names() []string {
 func build(ctx context.Context, wanted []string, out, progress io.Writer) error {
 	known := names()
 	if len(wanted) == 0 {
-		// Only the fault tests want that variant, and they ask for it.
-		wanted = slices.DeleteFunc(slices.Clone(known), func(name string) bool { return name == catalog.Failpoints })
+		// Who wants that variant, or that software, asks for it.
+		wanted = slices.DeleteFunc(slices.Clone(known), func(name string) bool {
+			return name == catalog.Failpoints || slices.Contains(catalog.Software, name)
+		})
 	}
 	for _, name := range wanted {
 		if !slices.Contains(known, name) {

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,7 +57,7 @@ func (b *builder) programs(ctx context.Context, image catalog.Image) (map[string
 // workloadKey is a hash of the image's description and programs. Versions of
 // packages are not part of it: an image stays as it is until its description
 // changes.
-func workloadKey(image catalog.Image, programs map[string][]byte) (string, error) {
+func workloadKey(image catalog.Image, programs, files map[string][]byte) (string, error) {
 	description, err := json.Marshal(image)
 	if err != nil {
 		return "", err
@@ -69,17 +70,37 @@ func workloadKey(image catalog.Image, programs map[string][]byte) (string, error
 		_, _ = fmt.Fprintf(h, "%s %d\n", path, len(programs[path]))
 		_, _ = h.Write(programs[path])
 	}
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		_, _ = fmt.Fprintf(h, "file %s %d\n", path, len(files[path]))
+		_, _ = h.Write(files[path])
+	}
 	return digest(h), nil
 }
 
+// filesOf reads the files of this repository that go into an image, by their path in it.
+func (b *builder) filesOf(image catalog.Image) (map[string][]byte, error) {
+	files := make(map[string][]byte)
+	for _, f := range image.Files {
+		data, err := os.ReadFile(filepath.Join(b.module, f.Source))
+		if err != nil {
+			return nil, err
+		}
+		files[f.Path] = data
+	}
+	return files, nil
+}
+
 // workload makes the image of a row of the catalog.
-func (b *builder) workload(ctx context.Context, image catalog.Image, programs map[string][]byte) (v1.Image, error) {
+func (b *builder) workload(ctx context.Context, image catalog.Image, programs, files map[string][]byte) (v1.Image, error) {
 	tree, err := b.tree(ctx, image)
 	if err != nil {
 		return nil, err
 	}
 	for path, data := range programs {
 		tree.File(path, 0o755, data)
+	}
+	for _, f := range image.Files {
+		tree.File(f.Path, f.Mode, files[f.Path])
 	}
 	if err := tree.CheckLibraries(); err != nil {
 		return nil, err
@@ -113,7 +134,7 @@ func (b *builder) tree(ctx context.Context, image catalog.Image) (*rootfs.Tree, 
 			if slices.Contains(image.Omit, name) {
 				continue
 			}
-			if err := debian.ReadFiles(ctx, debs[name], tree.Add); err != nil {
+			if err := debian.ReadFiles(ctx, debs[name], leave(image.Leave, tree.Add)); err != nil {
 				return nil, err
 			}
 		}
@@ -128,6 +149,19 @@ func (b *builder) tree(ctx context.Context, image catalog.Image) (*rootfs.Tree, 
 		}
 	}
 	return tree, nil
+}
+
+// leave passes an archive's entries on, but for some.
+func leave(paths []string, add func(*tar.Header, io.Reader) error) func(*tar.Header, io.Reader) error {
+	return func(h *tar.Header, r io.Reader) error {
+		name := path.Clean("/" + h.Name)
+		for _, p := range paths {
+			if name == p || (strings.HasSuffix(p, "/") && strings.HasPrefix(name+"/", p)) {
+				return nil
+			}
+		}
+		return add(h, r)
+	}
 }
 
 func addUsers(tree *rootfs.Tree, users []catalog.User) {

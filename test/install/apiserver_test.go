@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,7 +57,8 @@ func TestAPIServerTakesEverything(t *testing.T) {
 // the path of a configuration for it.
 func startAPIServer(t *testing.T) string {
 	t.Helper()
-	environment := &envtest.Environment{}
+	// The machine may be busy.
+	environment := &envtest.Environment{ControlPlaneStartTimeout: 3 * time.Minute, ControlPlaneStopTimeout: time.Minute}
 	config, err := environment.Start()
 	if err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@
 package install
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -205,6 +206,64 @@ func TestSettings(t *testing.T) {
 				}
 			},
 		},
+		"evictions refused when nobody answers": {
+			set: []string{"webhooks.evictions.failurePolicy=Fail", "webhooks.evictions.timeoutSeconds=3"},
+			check: func(t *testing.T, o objects) {
+				hooks := o["ValidatingWebhookConfiguration/godwit-webhooks"]
+				for i, want := range []struct{ policy, operator string }{{"Fail", "NotIn"}, {"Ignore", "In"}} {
+					if got := at(t, hooks, "webhooks", i, "failurePolicy"); got != want.policy {
+						t.Errorf("webhook %d: failurePolicy %v", i, got)
+					}
+					label := at(t, hooks, "webhooks", i, "namespaceSelector", "matchExpressions", 1).(map[string]any)
+					if diff := cmp.Diff(map[string]any{"key": "godwit.dev/evictions-without-manager", "operator": want.operator, "values": []any{"Ignore"}}, label); diff != "" {
+						t.Errorf("webhook %d (- want, + got):\n%s", i, diff)
+					}
+					if got := at(t, hooks, "webhooks", i, "timeoutSeconds"); fmt.Sprint(got) != "3" {
+						t.Errorf("webhook %d: timeout %v", i, got)
+					}
+				}
+			},
+		},
+		"certificates of cert-manager": {
+			set: []string{"webhooks.certManager.use=true"},
+			check: func(t *testing.T, o objects) {
+				if o["Secret/godwit-webhooks"] != nil {
+					t.Error("the chart makes the Secret that cert-manager is to make")
+				}
+				if got := at(t, o["Certificate/godwit-webhooks"], "spec", "secretName"); got != "godwit-webhooks" {
+					t.Errorf("the certificate goes into %v", got)
+				}
+				if got := at(t, o["ValidatingWebhookConfiguration/godwit-webhooks"], "metadata", "annotations", "cert-manager.io/inject-ca-from"); got != namespace+"/godwit-webhooks" {
+					t.Errorf("the authority comes from %v", got)
+				}
+				args, _ := at(t, o[manager], container("args")...).([]any)
+				if !slices.Contains(args, any("--webhook-rotate-certificates=false")) {
+					t.Errorf("the manager rotates too: %v", args)
+				}
+			},
+		},
+		"webhooks under another name": {
+			set: []string{"fullnameOverride=other"},
+			check: func(t *testing.T, o objects) {
+				if got := at(t, o["ValidatingWebhookConfiguration/other-webhooks"], "webhooks", 0, "clientConfig", "service", "name"); got != "other-webhooks" {
+					t.Errorf("the API server calls %v", got)
+				}
+				for _, role := range []string{"Role/other-manager", "ClusterRole/other-manager"} {
+					named := 0
+					for _, r := range at(t, o[role], "rules").([]any) {
+						for _, n := range asList(r.(map[string]any)["resourceNames"]) {
+							named++
+							if n != "other-webhooks" {
+								t.Errorf("%s is about %v", role, n)
+							}
+						}
+					}
+					if named == 0 {
+						t.Errorf("%s names nothing", role)
+					}
+				}
+			},
+		},
 		"monitoring": {
 			set: []string{"metrics.serviceMonitor.create=true", "metrics.serviceMonitor.labels.release=x"},
 			check: func(t *testing.T, o objects) {
@@ -231,10 +290,15 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+func asList(v any) []any {
+	list, _ := v.([]any)
+	return list
+}
+
 func TestSchemaRefusesMistakes(t *testing.T) {
 	for _, setting := range []string{
 		"logLevel=loud", "admissionPolicies.criuConfig=maybe", "manger.replicas=2", "manager.replicas=-1", "image.digest=abc",
-		"images.size=big", "agent.extraArgs={plain}", "metrics.serviceMonitor.interval=often",
+		"images.size=big", "agent.extraArgs={plain}", "webhooks.evictions.failurePolicy=Maybe", "webhooks.evictions.timeoutSeconds=60", "metrics.serviceMonitor.interval=often",
 	} {
 		if _, err := template(t, setting); err == nil {
 			t.Errorf("--set %s was accepted", setting)

@@ -19,6 +19,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
+	"godwit.dev/godwit/node-agent/runtime"
 )
 
 // TestPolicies shows a real API server with the shipped policies what they are
@@ -225,9 +226,14 @@ func (w *trustWorld) testPods(t *testing.T) {
 	}
 	godwit := func(p *corev1.Pod) { p.Spec.RuntimeClassName = ptr.To(v1alpha1.RuntimeClassName) }
 	label := func(p *corev1.Pod) { p.Labels = map[string]string{v1alpha1.LabelMigration: string(m.UID)} }
+	// Whether such a pod is a target is for the webhook to say.
+	replicaSet := func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "1", Controller: ptr.To(true)}}
+	}
 	annotation := func(p *corev1.Pod) {
 		p.Annotations = map[string]string{v1alpha1.AnnotationMigration: m.Namespace + "/" + m.Name}
 	}
+	mptcp := map[string]string{runtime.LabelMultipathTCP: runtime.MultipathTCPOff}
 	for name, c := range map[string]struct {
 		who   string
 		write func(context.Context, client.Client) error
@@ -237,7 +243,13 @@ func (w *trustWorld) testPods(t *testing.T) {
 		"the manager's":              {"manager", create(func(p *corev1.Pod) { godwit(p); label(p); annotation(p) }), ""},
 		"RuntimeClass":               {"admin", create(godwit), "RuntimeClass godwit is for the target pods"},
 		"RuntimeClass by an agent":   {"n1", create(godwit), "RuntimeClass godwit is for the target pods"},
+		"a controller's target":      {"admin", create(func(p *corev1.Pod) { godwit(p); label(p); annotation(p); replicaSet(p) }), ""},
+		"of another kind":            {"admin", create(func(p *corev1.Pod) { godwit(p); label(p); replicaSet(p); p.OwnerReferences[0].Kind = "DaemonSet" }), "RuntimeClass godwit is for the target pods"},
+		"a controller's, unlabelled": {"admin", create(func(p *corev1.Pod) { godwit(p); replicaSet(p) }), "RuntimeClass godwit is for the target pods"},
 		"label":                      {"admin", create(label), reserved},
+		"label of people's own":      {"admin", create(func(p *corev1.Pod) { p.Labels = mptcp }), ""},
+		"it, changed":                {"admin", patch(`{"metadata":{"labels":{"godwit.dev/mptcp":"off"}}}`), ""},
+		"it, as an annotation":       {"admin", create(func(p *corev1.Pod) { p.Annotations = mptcp }), reserved},
 		"annotation":                 {"admin", create(annotation), reserved},
 		"another annotation of ours": {"admin", create(func(p *corev1.Pod) { p.Annotations = map[string]string{"godwit.dev/x": ""} }), reserved},
 		"annotation changed":         {"admin", patch(`{"metadata":{"annotations":{"godwit.dev/migration":"a/b"}}}`), reserved},

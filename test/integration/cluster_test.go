@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,9 +34,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/controllers"
+	"godwit.dev/godwit/controllers/webhook"
 	"godwit.dev/godwit/node-agent/agent"
 	"godwit.dev/godwit/node-agent/images"
 	"godwit.dev/godwit/node-agent/runtime/fake"
@@ -44,6 +48,15 @@ var (
 	restConfig *rest.Config
 	scheme     = kruntime.NewScheme()
 )
+
+// patience multiplies every limit of time, for a machine that has other things to do:
+// GODWIT_TEST_PATIENCE.
+var patience = func() int {
+	n, _ := strconv.Atoi(os.Getenv("GODWIT_TEST_PATIENCE"))
+	return max(n, 1)
+}()
+
+func patiently(limit time.Duration) time.Duration { return limit * time.Duration(patience) }
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -64,6 +77,7 @@ func runMain(m *testing.M) int {
 	}
 	env := &envtest.Environment{
 		CRDDirectoryPaths: []string{filepath.Join("..", "..", "config", "crd", "bases")}, ErrorIfCRDPathMissing: true,
+		WebhookInstallOptions: envtest.WebhookInstallOptions{Paths: []string{filepath.Join("..", "..", "config", "webhook", "pods.yaml")}},
 	}
 	cfg, err := env.Start()
 	if err != nil {
@@ -86,7 +100,53 @@ func runMain(m *testing.M) int {
 	if err := c.Create(context.Background(), rc); err != nil {
 		panic(err)
 	}
+	stop, err := serveWebhooks(env)
+	if err != nil {
+		panic(err)
+	}
+	defer stop()
 	return m.Run()
+}
+
+// serveWebhooks serves those that make pods of controllers targets, for all clusters, and
+// installs the policy that keeps the names of pods.
+func serveWebhooks(env *envtest.Environment) (stop func(), err error) {
+	raw, err := os.ReadFile(filepath.Join("..", "..", "config", "admission", "same-name.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	for _, document := range strings.Split(string(raw), "\n---\n") {
+		o, _, err := clientgoscheme.Codecs.UniversalDeserializer().Decode([]byte(document), nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		c, err := client.New(restConfig, client.Options{Scheme: scheme})
+		if err != nil {
+			return nil, err
+		}
+		if err := c.Create(context.Background(), o.(client.Object)); err != nil {
+			return nil, err
+		}
+	}
+	hooks := env.WebhookInstallOptions
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{Host: hooks.LocalServingHost, Port: hooks.LocalServingPort, CertDir: hooks.LocalServingCertDir})})
+	if err != nil {
+		return nil, err
+	}
+	if err := controllers.AddIndexes(mgr.GetFieldIndexer()); err != nil {
+		return nil, err
+	}
+	webhook.Setup(mgr, webhook.Options{GateImage: "godwit:test"})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}, nil
 }
 
 // logFile is where the components log: GODWIT_TEST_LOG, else nowhere.
@@ -131,7 +191,7 @@ func (c *component) stop() {
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	t.Parallel() // a cluster shares nothing with another but the API server
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patiently(60*time.Second))
 	cl, err := client.NewWithWatch(restConfig, client.Options{Scheme: scheme})
 	must(t, err)
 	c := &cluster{t: t, ctx: ctx, client: cl, volume: t.TempDir(), nodes: map[string]*simNode{}, ledger: &ledger{t: t}, agents: map[string]*component{}}
@@ -239,14 +299,14 @@ func (c *cluster) startController() *component {
 
 func (c *cluster) startAgent(n *simNode) *component {
 	mgr := c.manager(cache.ByObject{Field: fields.OneTermEqualSelector("spec.nodeName", n.name)})
-	store, err := images.Open(c.volume, images.Options{StateDir: filepath.Join(n.dir(), "state"), Settle: time.Second})
+	store, err := images.Open(c.volume, images.Options{StateDir: filepath.Join(n.dir(), "state"), LocalDir: filepath.Join(n.dir(), "restore"), Settle: time.Second})
 	must(c.t, err)
 	a := agent.New(agent.Config{
 		NodeName: n.name, RunDir: n.dir(), BootID: n.bootID(), BundleDir: filepath.Join(n.dir(), "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
-		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Dirty: n.fake,
+		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Separator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
-		Timeouts: agent.Timeouts{Park: 10 * time.Second, Restore: 5 * time.Second}, Now: n.now,
+		Timeouts: agent.Timeouts{Park: patiently(10 * time.Second), Restore: patiently(5 * time.Second)}, Now: n.now,
 	})
 	must(c.t, a.SetupWithManager(mgr))
 	must(c.t, mgr.Add(&agent.NodeReporter{NodeName: n.name, Client: mgr.GetClient(), Prober: n.fake}))
@@ -361,7 +421,7 @@ const pollInterval = 20 * time.Millisecond
 // eventually waits for a condition, and shows the Migrations when it does not come.
 func (c *cluster) eventually(what string, cond func() bool, shown ...*v1alpha1.Migration) {
 	c.t.Helper()
-	const limit = 20 * time.Second
+	limit := patiently(20 * time.Second)
 	for end := time.Now().Add(limit); !cond(); time.Sleep(pollInterval) {
 		if time.Now().After(end) {
 			for _, m := range shown {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
@@ -37,6 +38,9 @@ func (c *cluster) hang(node, method string) (reached <-chan struct{}, release fu
 	}
 }
 
+// stopAndCopy copies everything while the pod is frozen.
+func stopAndCopy(m *v1alpha1.Migration) { m.Spec.PreCopy.MaxRounds = ptr.To(int32(0)) }
+
 // impatient gives up everything soon.
 func impatient(m *v1alpha1.Migration) {
 	m.Spec.SwitchoverTimeout = &metav1.Duration{Duration: time.Second}
@@ -44,17 +48,25 @@ func impatient(m *v1alpha1.Migration) {
 }
 
 func TestAStalledVolumeDoesNotHoldTheSource(t *testing.T) {
-	for _, at := range []struct{ method, reason string }{
-		{"PreDump", v1alpha1.ReasonRoundTimeout},
-		{"Dump", v1alpha1.ReasonSwitchoverTimeout},
-		{"Pack", v1alpha1.ReasonSwitchoverTimeout},
+	for _, at := range []struct {
+		method, reason string
+		change         func(*v1alpha1.Migration)
+	}{
+		{"PreDump", v1alpha1.ReasonRoundTimeout, nil},
+		{"Pack", v1alpha1.ReasonRoundTimeout, nil},
+		{"Dump", v1alpha1.ReasonSwitchoverTimeout, nil},
+		{"Pack", v1alpha1.ReasonSwitchoverTimeout, stopAndCopy},
 	} {
-		t.Run(at.method, func(t *testing.T) {
+		t.Run(at.method+" "+at.reason, func(t *testing.T) {
 			c := newCluster(t)
 			pod := c.startPod("app")
 			reached, release := c.hang("n1", at.method)
 			t.Cleanup(release)
-			m := c.migrate("app", impatient)
+			m := c.migrate("app", impatient, func(m *v1alpha1.Migration) {
+				if at.change != nil {
+					at.change(m)
+				}
+			})
 			<-reached
 			c.eventually("the source gives up", func() bool {
 				return c.get(m) && m.Status.Source != nil && m.Status.Source.Failure != nil
@@ -129,7 +141,7 @@ func TestAnUnpackThatHangsAfterTheCommitGivesTheSourceBack(t *testing.T) {
 	pod := c.startPod("app")
 	reached, release := c.hang("n2", "Unpack")
 	t.Cleanup(release)
-	m := c.migrate("app")
+	m := c.migrate("app", stopAndCopy)
 	<-reached
 	c.awaitPhase(m, v1alpha1.PhaseFailed)
 	if m.Status.Failure.Reason != v1alpha1.ReasonRestoreFailed {

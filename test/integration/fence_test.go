@@ -271,7 +271,7 @@ func TestAMovedPodStartsAgain(t *testing.T) {
 			if !ok {
 				t.Errorf("%s, the gate did not end by itself", when)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patiently(20 * time.Second)):
 			t.Fatalf("%s, nobody opens the gate", when)
 		}
 	}

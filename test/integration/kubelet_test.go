@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/fake"
 )
@@ -40,7 +42,9 @@ type simNode struct {
 	mu           sync.Mutex
 	runDir       string
 	failRestores int
+	failOf       string // only restores of this container
 	hook         func(p point) (lives bool)
+	hookOf       func(container string, p point) (lives bool)
 	// sized, if set, is called with each container that was started from its image.
 	sized func(*fake.Container)
 	// now is the clock of the agents to come; nil for the real one.
@@ -124,47 +128,75 @@ func (c *cluster) affinityNode(pod *corev1.Pod) string {
 	return ""
 }
 
-// runPod is kubelet's work for one pod.
+// runPod is kubelet's work for one pod: it creates the containers one after the other,
+// sidecars first, and again those that have ended.
 func (n *simNode) runPod(ctx context.Context, pod *corev1.Pod) {
 	deleted := n.whenDeleting(ctx, pod)
 	defer n.remove(pod)
-	if len(pod.Spec.InitContainers) > 0 && !n.runGate(ctx, pod, deleted) {
+	if gated(pod) && !n.runGate(ctx, pod, deleted) {
 		return
 	}
-	for ctx.Err() == nil {
-		c := n.create(ctx, pod, deleted)
-		if c == nil {
-			select {
-			case <-deleted:
-				return
-			case <-ctx.Done():
-				return
-			case <-time.After(50 * time.Millisecond): // kubelet's back-off
-				continue
-			}
+	running := map[string]*fake.Container{}
+	// Whatever is left is ended with the pod.
+	defer func() {
+		for _, c := range running {
+			_ = n.fake.Signal(context.WithoutCancel(ctx), c.Info(), int(syscall.SIGKILL))
 		}
-		n.setStatus(ctx, pod, corev1.PodRunning, "", c.Info().ID)
-		for !c.IsKilled() {
-			select {
-			case <-deleted:
-				// SIGTERM does nothing to a frozen process; SIGKILL comes after
-				// the grace period.
-				if c.IsFrozen() {
-					time.Sleep(grace)
-				}
-				_ = n.fake.Signal(ctx, c.Info(), int(syscall.SIGKILL))
-			case <-ctx.Done():
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
+	}()
+	for {
+		whole := n.createMissing(ctx, pod, running, deleted)
+		wait := 5 * time.Millisecond
+		if !whole {
+			wait = 50 * time.Millisecond // kubelet's back-off
 		}
 		select {
 		case <-deleted:
+			// SIGTERM does nothing to a frozen process; SIGKILL comes after the
+			// grace period.
+			for _, c := range running {
+				if c.IsFrozen() {
+					time.Sleep(grace)
+					break
+				}
+			}
 			return
-		default: // a container that ends is started again: restartPolicy Always
-			n.setStatus(ctx, pod, corev1.PodRunning, "", "")
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		for name, c := range running {
+			if c.IsKilled() { // it is started again: restartPolicy Always
+				delete(running, name)
+				n.setStatus(ctx, pod, corev1.PodRunning, "", running)
+			}
 		}
 	}
+}
+
+// createMissing creates what does not run, and says whether all runs then. After a
+// create that has failed it goes on with the next container, but not past a sidecar.
+func (n *simNode) createMissing(ctx context.Context, pod *corev1.Pod, running map[string]*fake.Container, deleted <-chan struct{}) bool {
+	whole, sidecars := true, len(migration.Sidecars(pod))
+	for i, spec := range migration.Containers(pod) {
+		if running[spec.Name] != nil {
+			continue
+		}
+		c := n.create(ctx, pod, spec.Name, deleted)
+		if c != nil {
+			running[spec.Name] = c
+			n.setStatus(ctx, pod, corev1.PodRunning, "", running)
+			continue
+		}
+		whole = false
+		if i < sidecars {
+			break
+		}
+	}
+	return whole
+}
+
+func gated(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == v1alpha1.GateContainerName })
 }
 
 // whenDeleting closes its channel when the pod gets its deletion timestamp.
@@ -205,7 +237,7 @@ func (n *simNode) whenDeleting(ctx context.Context, pod *corev1.Pod) <-chan stru
 // runGate runs the gate until it is told to end.
 func (n *simNode) runGate(ctx context.Context, pod *corev1.Pod, deleted <-chan struct{}) bool {
 	gate := n.add(pod, v1alpha1.GateContainerName, nil)
-	n.setStatus(ctx, pod, corev1.PodPending, gate.Info().ID, "")
+	n.setStatus(ctx, pod, corev1.PodPending, gate.Info().ID, nil)
 	for {
 		select {
 		case <-deleted:
@@ -214,7 +246,7 @@ func (n *simNode) runGate(ctx context.Context, pod *corev1.Pod, deleted <-chan s
 			return false
 		case <-time.After(2 * time.Millisecond):
 			if gate.IsKilled() {
-				n.setStatus(ctx, pod, corev1.PodPending, "", "")
+				n.setStatus(ctx, pod, corev1.PodPending, "", nil)
 				return true
 			}
 		}
@@ -253,37 +285,30 @@ func (n *simNode) add(pod *corev1.Pod, name string, dirty []int64) *fake.Contain
 }
 
 // setStatus is kubelet's status update.
-func (n *simNode) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.PodPhase, gateID, appID string) {
+func (n *simNode) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.PodPhase, gateID string, running map[string]*fake.Container) {
 	for ctx.Err() == nil {
 		var p corev1.Pod
-		if err := n.client.Get(ctx, client.ObjectKeyFromObject(pod), &p); err != nil {
+		if err := n.client.Get(ctx, client.ObjectKeyFromObject(pod), &p); err != nil || p.UID != pod.UID {
 			return
 		}
 		p.Status.Phase = phase
 		p.Status.PodIP, p.Status.PodIPs = "10.0.0.1", []corev1.PodIP{{IP: "10.0.0.1"}}
-		p.Status.InitContainerStatuses = nil
+		var inits, apps []corev1.ContainerStatus
 		for _, c := range p.Spec.InitContainers {
 			st := corev1.ContainerStatus{Name: c.Name, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}
-			if gateID != "" {
+			switch {
+			case c.RestartPolicy != nil:
+				st = containerStatus(&p, c.Name, running[c.Name])
+			case gateID != "":
 				st.ContainerID = "containerd://" + gateID
 				st.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
 			}
-			p.Status.InitContainerStatuses = append(p.Status.InitContainerStatuses, st)
+			inits = append(inits, st)
 		}
-		var last corev1.ContainerState
-		for _, had := range p.Status.ContainerStatuses {
-			last = had.LastTerminationState
-			if r := had.State.Running; r != nil && had.ContainerID != "containerd://"+appID {
-				last.Terminated = &corev1.ContainerStateTerminated{StartedAt: r.StartedAt, FinishedAt: metav1.Now(), ContainerID: had.ContainerID}
-			}
+		for _, c := range p.Spec.Containers {
+			apps = append(apps, containerStatus(&p, c.Name, running[c.Name]))
 		}
-		app := corev1.ContainerStatus{Name: p.Spec.Containers[0].Name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}
-		if appID != "" {
-			app = corev1.ContainerStatus{Name: app.Name, Ready: true, Started: ptr.To(true), ContainerID: "containerd://" + appID,
-				State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}
-		}
-		app.LastTerminationState = last
-		p.Status.ContainerStatuses = []corev1.ContainerStatus{app}
+		p.Status.InitContainerStatuses, p.Status.ContainerStatuses = inits, apps
 		err := n.client.Status().Update(ctx, &p)
 		if err == nil || apierrors.IsNotFound(err) {
 			return
@@ -295,9 +320,25 @@ func (n *simNode) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.P
 	}
 }
 
+// containerStatus is that of a container that runs, or waits, after what it had before.
+func containerStatus(p *corev1.Pod, name string, c *fake.Container) corev1.ContainerStatus {
+	st := corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "PodInitializing"}}}
+	if c != nil {
+		st = corev1.ContainerStatus{Name: name, Ready: true, Started: ptr.To(true), ContainerID: "containerd://" + c.Info().ID,
+			State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}}
+	}
+	if had := migration.ContainerStatus(p, name); had != nil {
+		st.LastTerminationState = had.LastTerminationState
+		if r := had.State.Running; r != nil && had.ContainerID != st.ContainerID {
+			st.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{StartedAt: r.StartedAt, FinishedAt: metav1.Now(), ContainerID: had.ContainerID}
+		}
+	}
+	return st
+}
+
 // remove is kubelet's final deletion.
 func (n *simNode) remove(pod *corev1.Pod) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patiently(5*time.Second))
 	defer cancel()
 	var p corev1.Pod
 	if err := n.client.Get(ctx, client.ObjectKeyFromObject(pod), &p); err != nil || p.UID != pod.UID || p.DeletionTimestamp == nil {

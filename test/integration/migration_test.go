@@ -260,7 +260,7 @@ func TestRestartsOfTheAgentsAndTheController(t *testing.T) {
 				m := c.migrate("app")
 				select {
 				case <-reached:
-				case <-time.After(20 * time.Second):
+				case <-time.After(patiently(20 * time.Second)):
 					c.get(m)
 					t.Fatalf("never called %s: %s", at.method, describe(m))
 				}

@@ -241,6 +241,32 @@ func TestAnArmedPodIsFrozenWithinItsTarget(t *testing.T) {
 	}
 }
 
+// Rounds that go on to help are made for a third of the time only that the target's
+// create can stay parked.
+func TestAnArmedPodDoesNotWaitUntilItsTargetIsGivenBack(t *testing.T) {
+	for onStall, want := range map[v1alpha1.OnStallPolicy]v1alpha1.MigrationPhase{
+		v1alpha1.OnStallAbort:       v1alpha1.PhaseFailed,
+		v1alpha1.OnStallStopAndCopy: v1alpha1.PhaseSucceeded,
+	} {
+		t.Run(string(onStall), func(t *testing.T) {
+			w := startWriterLeaving(t, []int64{8, 800, 680, 580, 490}, 900)
+			m := w.migrate(func(m *v1alpha1.Migration) {
+				m.Spec.PreCopy.OnStall = onStall
+				m.Spec.PreCopy.MaxRounds = ptr.To(int32(16))
+				m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 3 * time.Second}
+			})
+			w.awaitPhase(m, want)
+			// Two, or three when the source is armed a round later.
+			if n := *m.Status.Source.Round; n != 2 && n != 3 {
+				t.Errorf("%d rounds%s", n, describe(m))
+			}
+			if f := m.Status.Failure; want == v1alpha1.PhaseFailed && (f == nil || f.Reason != v1alpha1.ReasonStalled) {
+				t.Errorf("failure %+v", f)
+			}
+		})
+	}
+}
+
 func TestCancelWhileWaitingForAPause(t *testing.T) {
 	for _, by := range []string{"annotation", "deletion"} {
 		t.Run(by, func(t *testing.T) {

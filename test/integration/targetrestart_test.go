@@ -46,7 +46,7 @@ func (c *cluster) await(m *v1alpha1.Migration, what string, reached <-chan struc
 	c.t.Helper()
 	select {
 	case <-reached:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patiently(20 * time.Second)):
 		c.get(m)
 		c.t.Fatalf("never came to: %s: %s", what, describe(m))
 	}

@@ -45,10 +45,9 @@ type simWrapper struct {
 	in   *wire.Reader
 }
 
-// create is containerd's create of the application container: through the
+// create is containerd's create of a container: through the
 // wrapper for pods of the runtime class, else plainly.
-func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan struct{}) *fake.Container {
-	name := pod.Spec.Containers[0].Name
+func (n *simNode) create(ctx context.Context, pod *corev1.Pod, name string, deleted <-chan struct{}) *fake.Container {
 	// The runtime asks its plugins first.
 	if n.fake.Create(string(pod.UID)) != nil {
 		n.mu.Lock()
@@ -59,7 +58,7 @@ func (n *simNode) create(ctx context.Context, pod *corev1.Pod, deleted <-chan st
 	if ptr.Deref(pod.Spec.RuntimeClassName, "") != v1alpha1.RuntimeClassName {
 		return n.start(ctx, pod, name)
 	}
-	waiting, cancel := context.WithTimeout(ctx, 15*time.Second)
+	waiting, cancel := context.WithTimeout(ctx, patiently(15*time.Second))
 	defer cancel()
 	go func() {
 		select {
@@ -136,7 +135,7 @@ func (w *simWrapper) ask(ctx context.Context, req *wire.Request) (*wire.Reply, e
 		return nil, err
 	}
 	reply := &wire.Reply{}
-	if err := errors.Join(conn.SetReadDeadline(time.Now().Add(5*time.Second)), wire.Write(conn, req)); err != nil {
+	if err := errors.Join(conn.SetReadDeadline(time.Now().Add(patiently(5*time.Second))), wire.Write(conn, req)); err != nil {
 		_ = conn.Close()
 		return nil, err
 	}
@@ -152,9 +151,9 @@ func (w *simWrapper) ask(ctx context.Context, req *wire.Request) (*wire.Reply, e
 // reaches calls the test's hook; false when the wrapper is killed there.
 func (w *simWrapper) reaches(p point) bool {
 	w.mu.Lock()
-	hook := w.hook
+	hook, hookOf := w.hook, w.hookOf
 	w.mu.Unlock()
-	return hook == nil || hook(p)
+	return (hook == nil || hook(p)) && (hookOf == nil || hookOf(w.req.ContainerName, p))
 }
 
 // restore is the wrapper's part after the verdict.
@@ -167,7 +166,7 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 		w.t.Error(err)
 	}
 	w.mu.Lock()
-	fail := w.failRestores > 0
+	fail := w.failRestores > 0 && (w.failOf == "" || w.failOf == w.req.ContainerName)
 	if fail {
 		w.failRestores--
 	}
@@ -180,11 +179,18 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 	if err != nil {
 		return w.fails(res, err)
 	}
+	if img.Frozen { // it has not run
+		if err := w.fake.Freeze(ctx, c.Info()); err != nil {
+			w.t.Error(err)
+		}
+	}
 	if !w.reaches(restoring) {
 		return nil
 	}
-	if err := wire.MarkRun(w.hold.Path(), w.hold.MarkPath()); err != nil {
-		w.t.Error(err)
+	if !img.Frozen {
+		if err := wire.MarkRun(w.hold.Path(), w.hold.MarkPath()); err != nil {
+			w.t.Error(err)
+		}
 	}
 	w.wg.Go(func() { w.ledger.run(ctx, c) })
 	if !w.reaches(letGo) {
@@ -195,7 +201,11 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 		return nil
 	}
 	res.PID, res.Duration = c.Info().PID, time.Since(res.Start)
-	if err := w.hold.Restored(res); err != nil {
+	done := w.hold.Restored
+	if img.Frozen {
+		done = w.hold.Frozen
+	}
+	if err := done(res); err != nil {
 		w.t.Error(err)
 	}
 	if w.reaches(restored) {

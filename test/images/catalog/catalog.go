@@ -25,13 +25,29 @@ const (
 	Failpoints = "failpoints"
 	// Redis is redis-server, redis-cli and a small shell.
 	Redis = "redis"
-	// Memhog is the memory-dirtying test server and a small shell.
+	// Memhog is the memory-dirtying test server, one voice of a chorus of containers, and
+	// a small shell.
 	Memhog = "memhog"
 	// Sequence is the workload of the fault tests and a small shell.
 	Sequence = "sequence"
 	// Toolbox is a small shell and its applets, nothing else.
 	Toolbox = "toolbox"
+	// Postgres, Nginx, JVM, Python and Node are software as Debian ships it; the
+	// last three run a small server of ours.
+	Postgres = "postgres"
+	Nginx    = "nginx"
+	JVM      = "jvm"
+	Python   = "python"
+	Node     = "node"
+	// GoServer is a server on Go's net/http, as it is.
+	GoServer = "goserver"
+	// Everything holds something of each kind that Linux gives a process.
+	Everything = "everything"
 )
+
+// Software are the images that "make compat" moves, beside Redis. They are built when
+// they are asked for.
+var Software = []string{Postgres, Nginx, JVM, Python, Node, GoServer, Everything}
 
 // Ref returns the reference under which the image is known on a node.
 func Ref(name string) string { return Prefix + name + ":" + Tag }
@@ -42,6 +58,15 @@ type Program struct {
 	Package string
 	// Path is where the binary goes in the image.
 	Path string
+}
+
+// File is a file of this repository that goes into an image.
+type File struct {
+	// Source is its path relative to the module.
+	Source string
+	// Path is where it goes in the image.
+	Path string
+	Mode int64
 }
 
 // User is a line of /etc/passwd and the group of the same number and name.
@@ -72,8 +97,13 @@ type Image struct {
 	// that no other package provides.
 	Busybox  bool
 	Programs []Program
-	Users    []User
-	Dirs     []Dir
+	// Files replace those of packages.
+	Files []File
+	// Leave are paths, or directories with a slash at their end, of packages that are
+	// left out: plugins whose libraries are in Omit, and what only documents.
+	Leave []string
+	Users []User
+	Dirs  []Dir
 
 	// What follows is the image's configuration, with the meaning that the
 	// OCI image specification gives it.
@@ -115,11 +145,14 @@ func All() []Image {
 			Entrypoint: nil,
 		},
 		{
-			Name:       Memhog,
-			Packages:   []string{"base-files", busybox},
-			Omit:       noLibraries,
-			Busybox:    true,
-			Programs:   []Program{{Package: "./test/workloads/memhog", Path: "/usr/local/bin/memhog"}},
+			Name:     Memhog,
+			Packages: []string{"base-files", busybox},
+			Omit:     noLibraries,
+			Busybox:  true,
+			Programs: []Program{
+				{Package: "./test/workloads/memhog", Path: "/usr/local/bin/memhog"},
+				{Package: "./test/workloads/chorus", Path: "/usr/local/bin/chorus"},
+			},
 			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "memhog", ID: 1000, Home: "/"}},
 			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}, {Path: "/data", Mode: 0o755, Owner: 1000}},
 			Entrypoint: []string{"/usr/local/bin/memhog"},
@@ -151,6 +184,7 @@ func All() []Image {
 			WorkingDir: "/data",
 			Ports:      []string{"6379/tcp"},
 		},
+		postgres(), nginx(), jvm(), python(), node(), goServer(), everything(),
 	}
 }
 
