@@ -32,6 +32,8 @@ type world struct {
 	nodeUID types.UID
 	// policy that holds for the source, to be recorded; nil when it is.
 	policy *v1alpha1.EffectivePolicy
+	// connections that are to be kept, to be recorded before the migration begins.
+	connections *v1alpha1.ConnectionsStatus
 }
 
 // observe gathers what Decide looks at.

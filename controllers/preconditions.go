@@ -70,6 +70,12 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 			return failure, err
 		}
 	}
+	if m.Spec.Connections == v1alpha1.ConnectionsKeep {
+		var failure *v1alpha1.Failure
+		if w.connections, failure = migration.CheckConnections(source, keepsName(w), r.AddressAnnotations); failure != nil {
+			return failure, nil
+		}
+	}
 	name := migration.TargetPodName(m)
 	other, err := r.pod(ctx, m.Namespace, v1alpha1.PodRef{PodName: name})
 	if err != nil {

@@ -18,6 +18,10 @@ import (
 	"godwit.dev/godwit/internal/migration"
 )
 
+// keepsName says whether the target of a migration that has not begun will have the
+// source's name.
+func keepsName(w *world) bool { return w.owner != nil && w.owner.Kind == migration.KindStatefulSet }
+
 // replaced says whether a pod that keeps its name has been given up on the source, so
 // that the target is the pod of that name.
 func replaced(m *v1alpha1.Migration) bool {
@@ -110,8 +114,8 @@ func rehearsed(d migration.Decision, message, missing string, failure *v1alpha1.
 	return d
 }
 
-// keepsName is a part of what the policy godwit-same-name says.
-const keepsName = "this one would start afresh"
+// nameIsKept is a part of what the policy godwit-same-name says.
+const nameIsKept = "this one would start afresh"
 
 // rehearseSameName creates the pod as its controller will, without storing it. The
 // name is taken, but that is found out last: what comes before is whether the webhook
@@ -120,7 +124,7 @@ const keepsName = "this one would start afresh"
 func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world) (missing string, failure *v1alpha1.Failure, err error) {
 	steered, err := r.rehearseAs(ctx, w, nil)
 	switch {
-	case apierrors.IsForbidden(steered) && strings.Contains(steered.Error(), keepsName):
+	case apierrors.IsForbidden(steered) && strings.Contains(steered.Error(), nameIsKept):
 		return "the API server asks the manager's admission webhook about new pods", nil, nil
 	case err != nil:
 		return "", nil, err
@@ -129,7 +133,7 @@ func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world) (m
 			Message: fmt.Sprintf("the API server refuses the pod that %s would make again: %v", w.Owner, steered)}, nil
 	}
 	plain, err := r.rehearseAs(ctx, w, map[string]string{v1alpha1.AnnotationRehearsal: "plain"})
-	if err == nil && (!apierrors.IsForbidden(plain) || !strings.Contains(plain.Error(), keepsName)) {
+	if err == nil && (!apierrors.IsForbidden(plain) || !strings.Contains(plain.Error(), nameIsKept)) {
 		return "the API server enforces the admission policy godwit-same-name, which keeps the pod's name from others", nil, nil
 	}
 	return "", nil, err

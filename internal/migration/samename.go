@@ -69,6 +69,9 @@ func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateIm
 	meta.Labels[v1alpha1.LabelMigration] = string(m.UID)
 	meta.Annotations = pod.Annotations
 	maps.Copy(meta.Annotations, created.Annotations)
+	if c := m.Status.Connections; c != nil {
+		meta.Annotations[c.Annotation] = c.Value
+	}
 	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 	pod.ObjectMeta = meta
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy

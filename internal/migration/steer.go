@@ -111,6 +111,7 @@ func SteerPod(created, source *corev1.Pod, m *v1alpha1.Migration, gateImage stri
 		meta.Annotations = map[string]string{}
 	}
 	maps.Copy(meta.Annotations, created.Annotations)
+	withoutAddresses(meta.Annotations, m)
 	meta.Labels[v1alpha1.LabelMigration] = string(m.UID)
 	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 	// A Job does not count it before it is confirmed: a restore that fails is no
