@@ -17,6 +17,8 @@ const (
 	MarkTargetDowntime = "policy.godwit.dev/target-downtime"
 	// MarkMaxRounds is a number from 0 to 16.
 	MarkMaxRounds = "policy.godwit.dev/max-rounds"
+	// MarkVolumePolicy is a VolumePolicy.
+	MarkVolumePolicy = "policy.godwit.dev/volume-policy"
 )
 
 const (

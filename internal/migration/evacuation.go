@@ -36,11 +36,12 @@ func NewEvacuation(pod *corev1.Pod, p Policy, ended int, nodeDrains bool) *v1alp
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: EvacuationName(pod, ended),
 			Labels: map[string]string{v1alpha1.LabelEvacuationOf: string(pod.UID)}},
 		Spec: v1alpha1.MigrationSpec{
-			PodName:  pod.Name,
-			PreCopy:  p.PreCopy,
-			Timeout:  p.Timeout,
-			Cause:    v1alpha1.CauseDrain,
-			Priority: p.Effective.Priority,
+			PodName:      pod.Name,
+			PreCopy:      p.PreCopy,
+			VolumePolicy: p.VolumePolicy,
+			Timeout:      p.Timeout,
+			Cause:        v1alpha1.CauseDrain,
+			Priority:     p.Effective.Priority,
 		},
 	}
 	ttl := int32(evacuationTTL.Seconds())

@@ -21,9 +21,10 @@ import (
 type Policy struct {
 	// Effective is what is recorded of it.
 	Effective v1alpha1.EffectivePolicy
-	// PreCopy and Timeout of the migrations that a drain makes.
-	PreCopy v1alpha1.PreCopySpec
-	Timeout *metav1.Duration
+	// PreCopy, VolumePolicy and Timeout of the migrations that a drain makes.
+	PreCopy      v1alpha1.PreCopySpec
+	VolumePolicy v1alpha1.VolumePolicy
+	Timeout      *metav1.Duration
 }
 
 // ResolvePolicy finds what holds for a pod: its own marks, else the most specific
@@ -35,6 +36,7 @@ func ResolvePolicy(pod *corev1.Pod, namespaceLabels map[string]string, policies 
 		p.Effective.Evacuation = best.Spec.Evacuation
 		p.Effective.Priority = best.Spec.Priority
 		p.PreCopy = *best.Spec.PreCopy.DeepCopy()
+		p.VolumePolicy = best.Spec.VolumePolicy
 		p.Timeout = best.Spec.Timeout
 	}
 	for _, m := range marks {
@@ -123,6 +125,9 @@ var marks = []struct {
 	}},
 	{v1alpha1.MarkMaxRounds, func(p *Policy, v string) string {
 		return number(v, 0, 16, func(n int32) { p.PreCopy.MaxRounds = &n })
+	}},
+	{v1alpha1.MarkVolumePolicy, func(p *Policy, v string) string {
+		return oneOf(&p.VolumePolicy, v, v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff)
 	}},
 }
 

@@ -28,6 +28,7 @@ const maxHostname = 63
 var notCopied = []string{
 	corev1.LastAppliedConfigAnnotation,
 	v1alpha1.AnnotationRelease,
+	v1alpha1.AnnotationPlaceholder,
 	"cni.projectcalico.org/containerID",
 	"cni.projectcalico.org/podIP",
 	"cni.projectcalico.org/podIPs",
