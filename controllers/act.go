@@ -42,6 +42,8 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 		return r.releaseSource(ctx, w, d)
 	case migration.Arm:
 		return r.arm(ctx, w, d)
+	case migration.MakeAgain:
+		return r.makeAgain(ctx, w, d)
 	case migration.DeletePlaceholder:
 		return d, r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
 	case migration.MarkTarget:
@@ -69,14 +71,21 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	}); err != nil {
 		return d, err
 	}
+	claims, err := r.claimsToHandOver(ctx, w)
+	if err != nil {
+		return d, err
+	}
 	if migration.SameName(m) {
-		if missing, failure, err := r.rehearseSameName(ctx, w); err != nil || failure != nil || missing != "" {
+		if missing, failure, err := r.rehearseSameName(ctx, w, claims); err != nil || failure != nil || missing != "" {
 			return rehearsed(d, "copying memory", missing, failure), err
 		}
 	}
 	nodes, failure, err := r.candidates(ctx, m, w.source)
 	if err != nil {
 		return d, err
+	}
+	if failure == nil {
+		nodes, failure = migration.Attachable(nodes, claims)
 	}
 	if failure != nil {
 		return abort(failure), nil
@@ -93,11 +102,12 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	for i := range nodes {
 		hostnames[i] = nodes[i].Hostname()
 	}
-	build := migration.BuildTargetPod
+	pod := migration.BuildTargetPod(w.source, m, r.GateImage, r.GatePullPolicy, hostnames)
 	if migration.SameName(m) {
-		build = migration.BuildPlaceholder
+		if pod, err = r.placeholder(w, claims, hostnames); err != nil {
+			return d, err
+		}
 	}
-	pod := build(w.source, m, r.GateImage, r.GatePullPolicy, hostnames)
 	name := pod.Name
 	failpoint.At("manager-target-creating")
 	switch err := r.Client.Create(ctx, pod); {
@@ -154,6 +164,14 @@ func (r *MigrationReconciler) deletePod(ctx context.Context, m *v1alpha1.Migrati
 		return err
 	}
 	failpoint.In("manager-deleting", string(m.Status.Phase))
+	if migration.IsHeld(pod) {
+		if err := r.letGo(ctx, pod); err != nil {
+			return err
+		}
+	}
+	if pod.DeletionTimestamp != nil {
+		return nil
+	}
 	err := r.Client.Delete(ctx, pod, client.GracePeriodSeconds(int64(deletionGrace.Seconds())), client.Preconditions{UID: &pod.UID})
 	if apierrors.IsNotFound(err) {
 		return nil

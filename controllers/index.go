@@ -53,6 +53,12 @@ func (r *MigrationReconciler) migrationsOfPod(ctx context.Context, pod client.Ob
 	var requests []reconcile.Request
 	// A release may be stored when its Migration is over.
 	released := migration.ReleaseOf(pod.(*corev1.Pod)) != nil
+	if migration.IsHeld(pod.(*corev1.Pod)) && len(list) == 0 {
+		// Its Migration may be no more, and would not have let it go.
+		if namespace, name, err := migration.SplitAnnotation(pod.GetAnnotations()[v1alpha1.AnnotationMigration]); err == nil && namespace == pod.GetNamespace() {
+			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
+		}
+	}
 	for i := range list {
 		if released || !migration.Finished(list[i].Status.Phase) {
 			requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: list[i].Namespace, Name: list[i].Name}})

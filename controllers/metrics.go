@@ -39,7 +39,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		}),
 		parts: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "godwit_migration_downtime_part_seconds",
-			Help:    "The parts of the downtime: freeze_and_dump, handover, restore.",
+			Help:    "The parts of the downtime: freeze_and_dump, handover, replace (of a pod that keeps its name), restore.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 14),
 		}, []string{"part"}),
 		bytes: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -93,6 +93,9 @@ func (m *Metrics) observe(before, after *v1alpha1.Migration, now time.Time) {
 		m.downtime.Observe(d.Total.Seconds())
 		m.parts.WithLabelValues("freeze_and_dump").Observe(d.FreezeAndDump.Seconds())
 		m.parts.WithLabelValues("handover").Observe(d.Handover.Seconds())
+		if d.Replace != nil {
+			m.parts.WithLabelValues("replace").Observe(d.Replace.Seconds())
+		}
 		m.parts.WithLabelValues("restore").Observe(d.Restore.Seconds())
 	}
 }

@@ -75,8 +75,10 @@ func (r *MigrationReconciler) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile looks at one Migration: observe, decide, act, store.
 func (r *MigrationReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	m := &v1alpha1.Migration{}
-	if err := r.Client.Get(ctx, req.NamespacedName, m); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
+	if err := r.Client.Get(ctx, req.NamespacedName, m); apierrors.IsNotFound(err) {
+		return reconcile.Result{}, r.letOrphansGo(ctx, req.NamespacedName)
+	} else if err != nil {
+		return reconcile.Result{}, err
 	}
 	log := ctrl.LoggerFrom(ctx).WithValues("uid", m.UID, "phase", m.Status.Phase)
 	ctx = ctrl.LoggerInto(ctx, log)

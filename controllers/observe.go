@@ -30,6 +30,8 @@ type world struct {
 	// nodeUID of the target's Node, to be recorded; empty when it is, or may not
 	// be any more.
 	nodeUID types.UID
+	// handoff of the pod's name, to be recorded; nil when it is, or could not be found out.
+	handoff *v1alpha1.Handoff
 	// policy that holds for the source, to be recorded; nil when it is.
 	policy *v1alpha1.EffectivePolicy
 	// connections that are to be kept, to be recorded before the migration begins.
@@ -151,6 +153,7 @@ func podFacts(pod *corev1.Pod) migration.PodFacts {
 		UID:           pod.UID,
 		NodeName:      pod.Spec.NodeName,
 		Deleting:      pod.DeletionTimestamp != nil,
+		Held:          migration.IsHeld(pod),
 		Phase:         pod.Status.Phase,
 		Unschedulable: unschedulable(pod),
 	}

@@ -90,10 +90,6 @@ func (r *MigrationReconciler) ownerBlocks(ctx context.Context, w *world) (*v1alp
 			Message: fmt.Sprintf("the pod's %s is gone or being deleted, and the pod with it", w.Owner)}, nil
 	}
 	if w.owner.Kind == migration.KindStatefulSet {
-		if w.Migration.Spec.TargetPodName != "" {
-			return &v1alpha1.Failure{Reason: v1alpha1.ReasonOwnedPod,
-				Message: fmt.Sprintf("the pod of %s keeps its name; leave spec.targetPodName out", w.Owner)}, nil
-		}
 		return nil, nil
 	}
 	_, failure, err := r.releaseLabels(ctx, w.source, w.ownerObject)
@@ -194,9 +190,7 @@ func followOwner(s *v1alpha1.MigrationStatus, w *world, d migration.Decision) {
 	}
 	if s.Owner == nil {
 		s.Owner = w.owner.DeepCopy()
-		if s.Owner.Kind == migration.KindStatefulSet {
-			s.Handoff = v1alpha1.HandoffSameName
-		} else {
+		if s.Owner.Kind != migration.KindStatefulSet {
 			s.Owner.Revision = ""
 		}
 	}

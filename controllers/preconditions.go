@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -49,7 +50,7 @@ func before(a, b *v1alpha1.Migration) bool {
 }
 
 // blocked says why the migration cannot begin, from what the API knows of the
-// pod, its volumes and the nodes.
+// pod, its volumes and the nodes; and finds out how the pod's name is to be passed on.
 func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.Failure, error) {
 	m, source := w.Migration, w.source
 	refusals := migration.CheckPod(source)
@@ -57,7 +58,18 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 	if err != nil {
 		return nil, err
 	}
-	refusals = append(refusals, migration.CheckVolumes(source, claims)...)
+	refusals = append(refusals, migration.CheckVolumes(source, claims, m.Spec.VolumePolicy)...)
+	facts := migration.HandoffFacts{Owner: metav1.GetControllerOf(source), Volumes: migration.HandedOver(source, claims, m.Spec.VolumePolicy),
+		KeepConnections: m.Spec.Connections == v1alpha1.ConnectionsKeep}
+	handoff := migration.HandoffOf(facts)
+	w.handoff = &handoff
+	refusals = append(refusals, migration.CheckHandoff(facts, m)...)
+	if facts.KeepConnections {
+		var failure *v1alpha1.Failure
+		if w.connections, failure = migration.CheckConnections(source, r.AddressAnnotations); failure != nil {
+			refusals = append(refusals, *failure)
+		}
+	}
 	if len(refusals) > 0 {
 		return migration.Refusal(refusals), nil
 	}
@@ -70,12 +82,6 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 			return failure, err
 		}
 	}
-	if m.Spec.Connections == v1alpha1.ConnectionsKeep {
-		var failure *v1alpha1.Failure
-		if w.connections, failure = migration.CheckConnections(source, keepsName(w), r.AddressAnnotations); failure != nil {
-			return failure, nil
-		}
-	}
 	name := migration.TargetPodName(m)
 	other, err := r.pod(ctx, m.Namespace, v1alpha1.PodRef{PodName: name})
 	if err != nil {
@@ -85,8 +91,12 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 		return &v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodExists,
 			Message: fmt.Sprintf("there is a pod %q already; delete it or set spec.targetPodName to another name", name)}, nil
 	}
-	_, failure, err := r.candidates(ctx, m, source)
-	return failure, err
+	nodes, failure, err := r.candidates(ctx, m, source)
+	if err != nil || failure != nil || handoff != v1alpha1.HandoffSameName {
+		return failure, err
+	}
+	_, failure = migration.Attachable(nodes, claims)
+	return failure, nil
 }
 
 func (r *MigrationReconciler) claims(ctx context.Context, pod *corev1.Pod) (map[string]migration.Claim, error) {

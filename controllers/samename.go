@@ -12,15 +12,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
-
-// keepsName says whether the target of a migration that has not begun will have the
-// source's name.
-func keepsName(w *world) bool { return w.owner != nil && w.owner.Kind == migration.KindStatefulSet }
 
 // replaced says whether a pod that keeps its name has been given up on the source, so
 // that the target is the pod of that name.
@@ -94,9 +93,27 @@ func mayDeletePlaceholder(live *v1alpha1.Migration, pod *corev1.Pod) bool {
 	return replaced(live) && p != nil && p.PodUID == pod.UID
 }
 
+// claimsToHandOver are those of a pod that keeps its name, by name: its placeholder is to
+// be where they may be attached, and not to wait for them. Else the target mounts them.
+func (r *MigrationReconciler) claimsToHandOver(ctx context.Context, w *world) (map[string]migration.Claim, error) {
+	if !migration.SameName(w.Migration) {
+		return nil, nil
+	}
+	return r.claims(ctx, w.source)
+}
+
+func (r *MigrationReconciler) placeholder(w *world, claims map[string]migration.Claim, hostnames []string) (*corev1.Pod, error) {
+	m := w.Migration
+	return migration.BuildPlaceholder(w.source, m, r.GateImage, r.GatePullPolicy, hostnames, migration.HandedOver(w.source, claims, m.Spec.VolumePolicy))
+}
+
 // arm rehearses how the pod is made anew, and enters the phase in which it is frozen.
 func (r *MigrationReconciler) arm(ctx context.Context, w *world, d migration.Decision) (migration.Decision, error) {
-	missing, failure, err := r.rehearseSameName(ctx, w)
+	claims, err := r.claimsToHandOver(ctx, w)
+	if err != nil {
+		return d, err
+	}
+	missing, failure, err := r.rehearseSameName(ctx, w, claims)
 	if err != nil || failure != nil || missing != "" {
 		return rehearsed(d, "converged", missing, failure), err
 	}
@@ -114,26 +131,37 @@ func rehearsed(d migration.Decision, message, missing string, failure *v1alpha1.
 	return d
 }
 
-// nameIsKept is a part of what the policy godwit-same-name says.
-const nameIsKept = "this one would start afresh"
+// keepsName is a part of what the policy godwit-same-name says.
+const keepsName = "this one would start afresh"
 
-// rehearseSameName creates the pod as its controller will, without storing it. The
-// name is taken, but that is found out last: what comes before is whether the webhook
-// makes the pod the target, and whether the API server keeps the name from one that it
-// does not. missing ends a sentence about what is to be waited for.
-func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world) (missing string, failure *v1alpha1.Failure, err error) {
-	steered, err := r.rehearseAs(ctx, w, nil)
+// rehearseSameName creates the pod as its maker will, without storing it. The
+// name is taken, but that is found out last: what comes before is whether the pod may be
+// made the target (by the webhook, unless the manager is the maker), and whether the API
+// server keeps the name from one that is not. missing ends a sentence about what is to be
+// waited for.
+func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world, claims map[string]migration.Claim) (missing string, failure *v1alpha1.Failure, err error) {
+	target := madeAgain(w.ownerObject, w.source, nil)
+	if w.owner == nil {
+		placeholder, err := r.placeholder(w, claims, nil)
+		if err != nil {
+			return "", nil, err
+		}
+		if target, err = r.successorLike(placeholder, w.Migration, ""); err != nil {
+			return "", nil, err
+		}
+	}
+	steered, err := r.rehearseAs(ctx, target)
 	switch {
-	case apierrors.IsForbidden(steered) && strings.Contains(steered.Error(), nameIsKept):
+	case apierrors.IsForbidden(steered) && strings.Contains(steered.Error(), keepsName):
 		return "the API server asks the manager's admission webhook about new pods", nil, nil
 	case err != nil:
 		return "", nil, err
 	case steered != nil:
 		return "", &v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodCreateRefused,
-			Message: fmt.Sprintf("the API server refuses the pod that %s would make again: %v", w.Owner, steered)}, nil
+			Message: fmt.Sprintf("the API server refuses the pod that would be made again: %v", steered)}, nil
 	}
-	plain, err := r.rehearseAs(ctx, w, map[string]string{v1alpha1.AnnotationRehearsal: "plain"})
-	if err == nil && (!apierrors.IsForbidden(plain) || !strings.Contains(plain.Error(), nameIsKept)) {
+	plain, err := r.rehearseAs(ctx, madeAgain(w.ownerObject, w.source, map[string]string{v1alpha1.AnnotationRehearsal: "plain"}))
+	if err == nil && (!apierrors.IsForbidden(plain) || !strings.Contains(plain.Error(), keepsName)) {
 		return "the API server enforces the admission policy godwit-same-name, which keeps the pod's name from others", nil, nil
 	}
 	return "", nil, err
@@ -141,8 +169,8 @@ func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world) (m
 
 // rehearseAs returns as refused what the API server has against the pod, apart from
 // that its name is taken and from quotas, which the source still has its share of.
-func (r *MigrationReconciler) rehearseAs(ctx context.Context, w *world, annotations map[string]string) (refused, err error) {
-	switch err := r.Client.Create(ctx, madeAgain(w.ownerObject, w.source, annotations), client.DryRunAll); {
+func (r *MigrationReconciler) rehearseAs(ctx context.Context, pod *corev1.Pod) (refused, err error) {
+	switch err := r.Client.Create(ctx, pod, client.DryRunAll); {
 	case err == nil, apierrors.IsAlreadyExists(err):
 		return nil, nil
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"):
@@ -154,14 +182,17 @@ func (r *MigrationReconciler) rehearseAs(ctx context.Context, w *world, annotati
 	}
 }
 
-// madeAgain is the pod that a StatefulSet makes when it has lost one.
+// madeAgain is the pod that a StatefulSet makes when it has lost one; without an owner, the
+// one that anybody might make under the name.
 func madeAgain(owner client.Object, lost *corev1.Pod, annotations map[string]string) *corev1.Pod {
-	yes := true
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 		Namespace: lost.Namespace, Name: lost.Name, Labels: maps.Clone(lost.Labels), Annotations: annotations,
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: migration.KindStatefulSet,
-			Name: owner.GetName(), UID: owner.GetUID(), Controller: &yes, BlockOwnerDeletion: &yes}},
 	}}
+	if owner != nil {
+		yes := true
+		pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: migration.KindStatefulSet,
+			Name: owner.GetName(), UID: owner.GetUID(), Controller: &yes, BlockOwnerDeletion: &yes}}
+	}
 	delete(pod.Labels, v1alpha1.LabelMigration)
 	pod.Spec = *lost.Spec.DeepCopy()
 	pod.Spec.NodeName = ""
@@ -169,4 +200,90 @@ func madeAgain(owner client.Object, lost *corev1.Pod, annotations map[string]str
 	// Admission computes these, and refuses others.
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy, pod.Spec.Overhead = nil, nil, nil
 	return pod
+}
+
+// successorLike is the pod that the manager makes again of what its placeholder says.
+func (r *MigrationReconciler) successorLike(placeholder *corev1.Pod, m *v1alpha1.Migration, hostname string) (*corev1.Pod, error) {
+	pod, err := migration.PodAgain(placeholder, m)
+	if err != nil {
+		return nil, err
+	}
+	return migration.SameNamePod(pod, placeholder, m, r.GateImage, r.GatePullPolicy, hostname)
+}
+
+// makeAgain makes the pod of no controller again, on the node that has committed. There is
+// nothing to go back to: what is refused is tried again. The name is the lock; whichever
+// manager finds the pod there, and the placeholder's finalizer keeps what it is made of
+// until it is.
+func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migration.Decision) (migration.Decision, error) {
+	m := w.Migration
+	node, err := r.node(ctx, r.Client, targetOf(m).NodeName)
+	if err != nil {
+		return d, err
+	}
+	if node == nil {
+		d.Action, d.RequeueAfter = migration.Wait, webhookPoll
+		return d, nil
+	}
+	info := migration.NodeInfoOf(node)
+	pod, err := r.successorLike(w.placeholder, m, info.Hostname())
+	if err != nil {
+		return d, err
+	}
+	if err := r.confirm(ctx, m, migration.MayFollow); err != nil {
+		return d, err
+	}
+	failpoint.At("manager-pod-making")
+	switch err := r.Client.Create(ctx, pod); {
+	case err == nil:
+		ctrl.LoggerFrom(ctx).Info("made a pod again", "pod", pod.Name, "podUID", pod.UID)
+	case apierrors.IsAlreadyExists(err):
+		// Ours, from a pass that could not record it: then it is found. Or somebody
+		// else's, and then that is.
+		d.Action, d.RequeueAfter = migration.Wait, webhookPoll
+		return d, nil
+	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+		d.Action, d.RequeueAfter = migration.Wait, webhookPoll
+		d.Message = fmt.Sprintf("committed: the API server refuses pod %s, and it is tried again: %v", pod.Name, err)
+		return d, nil
+	default:
+		return d, fmt.Errorf("make pod %s again: %w", pod.Name, err)
+	}
+	failpoint.At("manager-pod-made")
+	w.target, w.Target = pod, podFacts(pod)
+	return d, nil
+}
+
+// letGo lets a placeholder go.
+func (r *MigrationReconciler) letGo(ctx context.Context, pod *corev1.Pod) error {
+	body, err := migration.LetGoPatch(pod)
+	if err != nil {
+		return err
+	}
+	return client.IgnoreNotFound(r.patchPod(ctx, pod, body, "let a placeholder go"))
+}
+
+// letOrphansGo lets the placeholders of a Migration go that is no more: it was removed by
+// force. Nobody is left to decide what becomes of them but who deletes them.
+func (r *MigrationReconciler) letOrphansGo(ctx context.Context, name types.NamespacedName) error {
+	var pods corev1.PodList
+	if err := r.Client.List(ctx, &pods, client.InNamespace(name.Namespace), client.HasLabels{v1alpha1.LabelMigration}); err != nil {
+		return fmt.Errorf("list placeholders: %w", err)
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if !migration.IsHeld(pod) || pod.Annotations[v1alpha1.AnnotationMigration] != name.String() {
+			continue
+		}
+		switch err := r.APIReader.Get(ctx, name, &v1alpha1.Migration{}); {
+		case err == nil:
+			return nil
+		case !apierrors.IsNotFound(err):
+			return fmt.Errorf("read Migration %s: %w", name, err)
+		}
+		if err := r.letGo(ctx, pod); err != nil {
+			return err
+		}
+	}
+	return nil
 }

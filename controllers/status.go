@@ -62,6 +62,9 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 	s.ObservedGeneration = m.Generation
 	followPods(s, w)
 	followOwner(s, w, d)
+	if w.handoff != nil {
+		s.Handoff = *w.handoff
+	}
 	if !begun(w.Migration) && w.connections != nil {
 		s.Connections = w.connections
 	}

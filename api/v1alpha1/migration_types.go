@@ -24,11 +24,17 @@ const (
 )
 
 // VolumePolicy says what becomes of a pod whose volumes only one node can have at a time.
-// +kubebuilder:validation:Enum=Reject
+// +kubebuilder:validation:Enum=Reject;Handoff
 type VolumePolicy string
 
-// VolumePolicyReject refuses to move it, before anything is touched.
-const VolumePolicyReject VolumePolicy = "Reject"
+const (
+	// VolumePolicyReject refuses to move it, before anything is touched.
+	VolumePolicyReject VolumePolicy = "Reject"
+	// VolumePolicyHandoff lets the volumes follow the pod: the source pod is removed
+	// when its images are committed, and the pod made again under its own name. The
+	// downtime is longer by what the cluster takes to detach and attach them.
+	VolumePolicyHandoff VolumePolicy = "Handoff"
+)
 
 // LogPolicy says what becomes of the containers' logs.
 // +kubebuilder:validation:Enum=Leave;CarryOver
@@ -106,7 +112,8 @@ type MigrationSpec struct {
 
 	// targetPodName is the name of the pod on the target node. When empty the
 	// source's name with a short suffix is used. It cannot be podName, since
-	// both pods exist for a while.
+	// both pods exist for a while. A pod that keeps its name (status.handoff) takes
+	// none.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)?$`
 	// +optional
@@ -118,9 +125,13 @@ type MigrationSpec struct {
 	PreCopy PreCopySpec `json:"preCopy,omitempty"`
 
 	// volumePolicy says what becomes of a pod with volumes that only one node can have
-	// at a time: claims that are ReadWriteOnce, or bound to a directory of a node. Reject
-	// refuses to move it and names the volume. Claims that several nodes can mount go
-	// on, emptyDirs travel, and what kubelet fills is the new pod's own.
+	// at a time: claims that are ReadWriteOnce or ReadWriteOncePod. Reject refuses to
+	// move it and names the volume. Handoff detaches them from the source's node and
+	// attaches them to the target's while the pod stands still; that goes for pods of
+	// StatefulSets and for those of no controller, which then keep their names. Claims
+	// that are bound to a directory of a node stay there, under either policy. Claims
+	// that several nodes can mount go on, emptyDirs travel, and what kubelet fills is the
+	// new pod's own.
 	// +kubebuilder:default=Reject
 	// +optional
 	VolumePolicy VolumePolicy `json:"volumePolicy,omitempty"`

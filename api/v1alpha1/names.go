@@ -19,6 +19,12 @@ const (
 	// AnnotationRelease is on a source pod that was released from its workload
 	// controller, and holds what is needed to give it back (JSON).
 	AnnotationRelease = "godwit.dev/release"
+	// AnnotationPlaceholder is on the pod that keeps the place of one that keeps its
+	// name, and holds what that one has and the placeholder lacks (JSON).
+	AnnotationPlaceholder = "godwit.dev/placeholder"
+	// FinalizerPlaceholder is held by such a pod until the pod is made again, or the
+	// migration is rolled back: nothing else may be left that says what the pod was.
+	FinalizerPlaceholder = "godwit.dev/placeholder"
 	// AnnotationRehearsal is on a pod that the manager creates as a dry run: the
 	// webhook is not to take it for what it says.
 	AnnotationRehearsal = "godwit.dev/rehearsal"

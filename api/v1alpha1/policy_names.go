@@ -19,6 +19,8 @@ const (
 	MarkMaxRounds = "policy.godwit.dev/max-rounds"
 	// MarkConnections is a ConnectionPolicy.
 	MarkConnections = "policy.godwit.dev/connections"
+	// MarkVolumePolicy is a VolumePolicy.
+	MarkVolumePolicy = "policy.godwit.dev/volume-policy"
 )
 
 const (

@@ -62,6 +62,10 @@ type MigrationPolicySpec struct {
 	// +kubebuilder:default=Close
 	// +optional
 	Connections ConnectionPolicy `json:"connections,omitempty"`
+	// volumePolicy of the migrations that a drain makes.
+	// +kubebuilder:default=Reject
+	// +optional
+	VolumePolicy VolumePolicy `json:"volumePolicy,omitempty"`
 	// timeout of the migrations that a drain makes, from when they begin.
 	// +kubebuilder:validation:XValidation:rule="duration(self) > duration('0s')",message="timeout must be positive"
 	// +kubebuilder:default="15m"

@@ -24,8 +24,8 @@ const (
 	// last difference, the target agent commits and restores.
 	PhaseSwitchingOver MigrationPhase = "SwitchingOver"
 	// PhaseReplacing: of a pod that keeps its name, committed. The source pod is
-	// removed, its controller makes it again, and that pod is restored. Nothing is
-	// taken back any more.
+	// removed, its controller (the manager, for one that has none) makes it again, and
+	// that pod is restored. Nothing is taken back any more.
 	PhaseReplacing MigrationPhase = "Replacing"
 	// PhaseCompleting: the target is confirmed; the source pod is removed.
 	PhaseCompleting MigrationPhase = "Completing"
@@ -89,9 +89,10 @@ const (
 type Handoff string
 
 const (
-	// HandoffSameName: the name is the pod's identity, so the target can only be
-	// made when the source is gone. Until then a placeholder takes its place on the
-	// target's node.
+	// HandoffSameName: both cannot be there at a time, since the name is the pod's
+	// identity (a StatefulSet's pod), or since only one node can have its volumes
+	// (volumePolicy Handoff). So the target is made under the source's name when the
+	// source is gone. Until then a placeholder takes its place on the target's node.
 	HandoffSameName Handoff = "SameName"
 )
 
@@ -115,11 +116,11 @@ type ConnectionsStatus struct {
 // (Committed → Aborted) after it has proved that nothing of the restored process
 // tree runs; the controller may for two reasons only: the target's node is known
 // to be gone, or a person decided so; and, of a pod that keeps its name, as long as
-// its source is not given up, that its controller would not make it again. See docs/protocol.md.
+// its source is not given up, that nobody would make it again. See docs/protocol.md.
 //
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Aborted' || self == oldSelf",message="an aborted handover is final"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state == 'Aborted' || self == oldSelf",message="a committed handover can only be taken back"
-// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state != 'Aborted' || self.by == oldSelf.by || (self.by == 'controller' && has(self.reason) && self.reason in ['TargetNodeLost', 'ResolvedToSource', 'OwnerChanged', 'RolloutInProgress'])",message="a commit is taken back by the agent that made it, or by the controller because of TargetNodeLost, ResolvedToSource, OwnerChanged or RolloutInProgress"
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Committed' || self.state != 'Aborted' || self.by == oldSelf.by || (self.by == 'controller' && has(self.reason) && self.reason in ['TargetNodeLost', 'ResolvedToSource', 'OwnerChanged', 'RolloutInProgress', 'TargetPodGone'])",message="a commit is taken back by the agent that made it, or by the controller because of TargetNodeLost, ResolvedToSource, OwnerChanged, RolloutInProgress or TargetPodGone"
 // +kubebuilder:validation:XValidation:rule="self.state != 'Committed' || (has(self.manifestDigest) && size(self.manifestDigest) > 0)",message="a commit names the manifest it verified"
 type Handover struct {
 	// state is the register's value.
@@ -201,14 +202,21 @@ type Resolution struct {
 
 // DowntimeStatus is the time in which no process of the pod ran, and its parts.
 type DowntimeStatus struct {
-	// total is freezeAndDump + handover + restore.
+	// total is freezeAndDump + handover + replace + restore.
 	Total metav1.Duration `json:"total"`
 	// freezeAndDump is the time from the freeze to the published manifest,
 	// measured on the source node.
 	FreezeAndDump metav1.Duration `json:"freezeAndDump"`
 	// handover is the time from the published manifest to the start of the
-	// restore. It spans two nodes' clocks.
+	// restore; of a pod that keeps its name (status.handoff) to the commit only. It
+	// spans two nodes' clocks.
 	Handover metav1.Duration `json:"handover"`
+	// replace is the time from the commit to the start of the restore that succeeded,
+	// measured on the target node; only of a pod that keeps its name. In it the source
+	// pod was removed, its volumes were detached and attached, and the pod was made
+	// again and brought up to its restore. Restores that failed before count as well.
+	// +optional
+	Replace *metav1.Duration `json:"replace,omitempty"`
 	// restore is the time from the start of the restore to the first
 	// instruction of the restored processes, measured on the target node.
 	Restore metav1.Duration `json:"restore"`
@@ -224,7 +232,7 @@ type DowntimeStatus struct {
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || !has(oldSelf.phase) || !(oldSelf.phase in ['Replacing', 'Completing', 'Succeeded'])",message="a commit cannot be taken back once the target is confirmed, or the source is given up for it"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'TargetNodeLost' || !has(oldSelf.target) || !has(oldSelf.target.restoredAt) && !has(oldSelf.target.startedAt) && (!has(oldSelf.target.state) || oldSelf.target.state != 'Restored')",message="the target has run: only a person can decide that the source goes on"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || !has(self.handover.reason) || self.handover.reason != 'ResolvedToSource' || has(self.resolution) && self.resolution.outcome == 'Accepted' && self.resolution.request in ['Source', 'ForceSource']",message="ResolvedToSource needs the accepted request in status.resolution"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || self.handover.by != 'controller' || !has(self.handover.reason) || !(self.handover.reason in ['OwnerChanged', 'RolloutInProgress']) || has(oldSelf.handoff) && oldSelf.handoff == 'SameName'",message="only the commit of a pod that keeps its name is taken back for its owner's sake"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.handover) || oldSelf.handover.state != 'Committed' || !has(self.handover) || self.handover.state != 'Aborted' || self.handover.by != 'controller' || !has(self.handover.reason) || !(self.handover.reason in ['OwnerChanged', 'RolloutInProgress', 'TargetPodGone']) || has(oldSelf.handoff) && oldSelf.handoff == 'SameName'",message="only the commit of a pod that keeps its name is taken back because nobody would make it again"
 type MigrationStatus struct {
 	// observedGeneration is the generation of the spec this status is about.
 	// +optional
@@ -257,8 +265,8 @@ type MigrationStatus struct {
 	// target is the pod it becomes and what its node's agent reports.
 	// +optional
 	Target *TargetStatus `json:"target,omitempty"`
-	// handoff is SameName for a pod whose name is its identity; absent when the
-	// target has a name of its own. Written before anything is touched.
+	// handoff is SameName for a pod that keeps its name; absent when the target has a
+	// name of its own. Written before anything is touched.
 	// +optional
 	Handoff Handoff `json:"handoff,omitempty"`
 	// placeholder is the pod that keeps the target's place while the source still

@@ -78,6 +78,11 @@ func (in *DowntimeStatus) DeepCopyInto(out *DowntimeStatus) {
 	out.Total = in.Total
 	out.FreezeAndDump = in.FreezeAndDump
 	out.Handover = in.Handover
+	if in.Replace != nil {
+		in, out := &in.Replace, &out.Replace
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	out.Restore = in.Restore
 	if in.Predicted != nil {
 		in, out := &in.Predicted, &out.Predicted

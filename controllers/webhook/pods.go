@@ -175,7 +175,11 @@ func (p *Pods) takeName(ctx context.Context, req admission.Request, o *migration
 		info := migration.NodeInfoOf(&node)
 		hostname = info.Hostname()
 	}
-	return answer(ctx, req, o, migration.SameNamePod(o.Pod, o.Target, m, p.GateImage, p.GatePullPolicy, hostname))
+	target, err := migration.SameNamePod(o.Pod, o.Target, m, p.GateImage, p.GatePullPolicy, hostname)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, err)
+	}
+	return answer(ctx, req, o, target)
 }
 
 func answer(ctx context.Context, req admission.Request, o *migration.SteerObservation, target *corev1.Pod) admission.Response {

@@ -191,13 +191,13 @@ func TestCheckVolumes(t *testing.T) {
 		"local":                 {claim(modes(rox), nil), false, on(corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{}})},
 	} {
 		t.Run(name, func(t *testing.T) {
-			failures := CheckVolumes(pod, map[string]Claim{"c": {Claim: tc.claim, Volume: tc.volume}})
+			failures := CheckVolumes(pod, map[string]Claim{"c": {Claim: tc.claim, Volume: tc.volume}}, v1alpha1.VolumePolicyReject)
 			if tc.ok != (len(failures) == 0) || !tc.ok && (failures[0].Reason != v1alpha1.ReasonVolumeNotPortable || !strings.Contains(failures[0].Message, `volume "v"`)) {
 				t.Errorf("CheckVolumes = %+v", failures)
 			}
 		})
 	}
-	if got := CheckVolumes(bare(), nil); got != nil {
+	if got := CheckVolumes(bare(), nil, v1alpha1.VolumePolicyHandoff); got != nil {
 		t.Errorf("no volumes: %+v", got)
 	}
 }

@@ -76,6 +76,19 @@ type Claim struct {
 	Volume *corev1.PersistentVolume
 }
 
+// modes that the claim has, else those that it asks for.
+func (c Claim) modes() []corev1.PersistentVolumeAccessMode {
+	if modes := c.Claim.Status.AccessModes; len(modes) > 0 {
+		return modes
+	}
+	return c.Claim.Spec.AccessModes
+}
+
+// exclusive: only one node can have it at a time.
+func (c Claim) exclusive() bool {
+	return !slices.Contains(c.modes(), corev1.ReadWriteMany) && !slices.Contains(c.modes(), corev1.ReadOnlyMany)
+}
+
 // ClaimNames returns the names of the PersistentVolumeClaims that the pod's
 // containers mount: what CheckVolumes wants to see.
 func ClaimNames(pod *corev1.Pod) []string {
@@ -98,26 +111,24 @@ func eachClaim(pod *corev1.Pod, f func(volume, claim string)) {
 	}
 }
 
-// CheckVolumes returns a refusal for each volume of the pod that cannot be
-// mounted on two nodes at the same time: for a while both pods exist. claims
-// are the pod's PersistentVolumeClaims by name.
-func CheckVolumes(pod *corev1.Pod, claims map[string]Claim) []v1alpha1.Failure {
+// CheckVolumes returns a refusal for each volume of the pod that cannot be on the
+// target's node when it is to be there. Without a hand-over that is while the source has
+// it. claims are the pod's PersistentVolumeClaims by name.
+func CheckVolumes(pod *corev1.Pod, claims map[string]Claim, policy v1alpha1.VolumePolicy) []v1alpha1.Failure {
 	var r refusals
+	refuse := func(format string, args ...any) { r.add(v1alpha1.ReasonVolumeNotPortable, format, args...) }
 	eachClaim(pod, func(volume, name string) {
 		c := claims[name]
-		if c.Claim == nil {
-			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q does not exist", volume, name)
-			return
-		}
-		modes := c.Claim.Status.AccessModes
-		if len(modes) == 0 {
-			modes = c.Claim.Spec.AccessModes
-		}
 		switch {
+		case c.Claim == nil:
+			refuse("volume %q: claim %q does not exist", volume, name)
 		case c.Volume != nil && (c.Volume.Spec.HostPath != nil || c.Volume.Spec.Local != nil):
-			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q is bound to a directory of one node (PersistentVolume %q), which volumePolicy Reject leaves there; use a ReadWriteMany claim of a network volume", volume, name, c.Volume.Name)
-		case !slices.Contains(modes, corev1.ReadWriteMany) && !slices.Contains(modes, corev1.ReadOnlyMany):
-			r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q can only be mounted on one node (%s), and volumePolicy Reject does not take it away from there; use a ReadWriteMany or ReadOnlyMany claim", volume, name, joinModes(modes))
+			refuse("volume %q: claim %q is bound to a directory of one node (PersistentVolume %q), which stays there; use a claim of a network volume", volume, name, c.Volume.Name)
+		case !c.exclusive():
+		case policy != v1alpha1.VolumePolicyHandoff:
+			refuse("volume %q: claim %q can only be mounted on one node (%s), and volumePolicy Reject does not take it away from there; set volumePolicy: Handoff, with which it follows the pod for a longer downtime, or use a ReadWriteMany or ReadOnlyMany claim", volume, name, joinModes(c.modes()))
+		case c.Volume == nil:
+			refuse("volume %q: it is not known to which PersistentVolume claim %q is bound, and so not where it can be attached", volume, name)
 		}
 	})
 	return r

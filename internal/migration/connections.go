@@ -36,12 +36,9 @@ var AddressAnnotations = []string{
 func KeepsConnections(m *v1alpha1.Migration) bool { return m.Status.Connections != nil }
 
 // CheckConnections finds what gives the target of a pod its addresses, or why its
-// connections cannot be kept. sameName says whether it keeps its name, annotations which
-// ones pin addresses beside AddressAnnotations.
-func CheckConnections(pod *corev1.Pod, sameName bool, annotations []string) (*v1alpha1.ConnectionsStatus, *v1alpha1.Failure) {
-	if !sameName {
-		return nil, &v1alpha1.Failure{Reason: v1alpha1.ReasonNameNotKept, Message: "connections are kept only of a pod that keeps its name, since an address exists once and the target would run beside the source for a while; move a StatefulSet's pod, or set spec.connections to Close"}
-	}
+// connections cannot be kept. annotations are those that pin addresses beside
+// AddressAnnotations.
+func CheckConnections(pod *corev1.Pod, annotations []string) (*v1alpha1.ConnectionsStatus, *v1alpha1.Failure) {
 	addresses := podAddresses(pod)
 	if len(addresses) == 0 {
 		return nil, &v1alpha1.Failure{Reason: v1alpha1.ReasonAddressNotPinned, Message: "the pod has no address that could be kept; set spec.connections to Close"}
@@ -107,13 +104,25 @@ func join(addresses []netip.Addr) string {
 	return strings.Join(words, ", ")
 }
 
-// withoutAddresses has a pod beside the source not ask for the source's addresses.
-func withoutAddresses(annotations map[string]string, m *v1alpha1.Migration) {
-	for _, name := range AddressAnnotations {
-		delete(annotations, name)
-	}
+// addressAnnotations are those by which the pod asks for its address.
+func addressAnnotations(pod *corev1.Pod, m *v1alpha1.Migration) map[string]string {
+	asks := map[string]string{}
+	names := AddressAnnotations
 	if c := m.Status.Connections; c != nil {
-		delete(annotations, c.Annotation)
+		names = append(slices.Clone(names), c.Annotation)
+	}
+	for _, name := range names {
+		if value, ok := pod.Annotations[name]; ok {
+			asks[name] = value
+		}
+	}
+	return asks
+}
+
+// withoutAddresses has a pod beside the source not ask for the source's addresses.
+func withoutAddresses(pod *corev1.Pod, m *v1alpha1.Migration) {
+	for name := range addressAnnotations(pod, m) {
+		delete(pod.Annotations, name)
 	}
 }
 

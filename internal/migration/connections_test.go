@@ -52,23 +52,21 @@ func TestWhatPinsAnAddress(t *testing.T) {
 	for name, c := range map[string]struct {
 		annotations map[string]string
 		ips         []string
-		otherName   bool
 		want        string // the annotation, or the reason
 	}{
-		"Calico's":                {map[string]string{calico: `["10.0.0.5"]`}, both[:1], false, calico},
-		"Kube-OVN's":              {map[string]string{"ovn.kubernetes.io/ip_address": "10.0.0.5"}, both[:1], false, "ovn.kubernetes.io/ip_address"},
-		"Antrea's":                {map[string]string{"ipam.antrea.io/pod-ips": "10.0.0.5"}, both[:1], false, "ipam.antrea.io/pod-ips"},
-		"another one":             {map[string]string{own: "10.0.0.5"}, both[:1], false, own},
-		"both families":           {map[string]string{calico: `["10.0.0.5","fd00:0::5"]`}, both, false, calico},
-		"one of two":              {map[string]string{calico: `["10.0.0.5"]`}, both, false, v1alpha1.ReasonAddressNotPinned},
-		"another address":         {map[string]string{calico: `["10.0.0.50"]`}, both[:1], false, v1alpha1.ReasonAddressNotPinned},
-		"another, and the right":  {map[string]string{calico: `["10.0.0.50"]`, own: "10.0.0.5"}, both[:1], false, own},
-		"nobody's annotation":     {map[string]string{"example.com/other": "10.0.0.5"}, both[:1], false, v1alpha1.ReasonAddressNotPinned},
-		"none":                    {nil, both[:1], false, v1alpha1.ReasonAddressNotPinned},
-		"no address yet":          {map[string]string{calico: `["10.0.0.5"]`}, nil, false, v1alpha1.ReasonAddressNotPinned},
-		"a target beside the pod": {map[string]string{calico: `["10.0.0.5"]`}, both[:1], true, v1alpha1.ReasonNameNotKept},
+		"Calico's":               {map[string]string{calico: `["10.0.0.5"]`}, both[:1], calico},
+		"Kube-OVN's":             {map[string]string{"ovn.kubernetes.io/ip_address": "10.0.0.5"}, both[:1], "ovn.kubernetes.io/ip_address"},
+		"Antrea's":               {map[string]string{"ipam.antrea.io/pod-ips": "10.0.0.5"}, both[:1], "ipam.antrea.io/pod-ips"},
+		"another one":            {map[string]string{own: "10.0.0.5"}, both[:1], own},
+		"both families":          {map[string]string{calico: `["10.0.0.5","fd00:0::5"]`}, both, calico},
+		"one of two":             {map[string]string{calico: `["10.0.0.5"]`}, both, v1alpha1.ReasonAddressNotPinned},
+		"another address":        {map[string]string{calico: `["10.0.0.50"]`}, both[:1], v1alpha1.ReasonAddressNotPinned},
+		"another, and the right": {map[string]string{calico: `["10.0.0.50"]`, own: "10.0.0.5"}, both[:1], own},
+		"nobody's annotation":    {map[string]string{"example.com/other": "10.0.0.5"}, both[:1], v1alpha1.ReasonAddressNotPinned},
+		"none":                   {nil, both[:1], v1alpha1.ReasonAddressNotPinned},
+		"no address yet":         {map[string]string{calico: `["10.0.0.5"]`}, nil, v1alpha1.ReasonAddressNotPinned},
 	} {
-		s, f := CheckConnections(addressed(c.annotations, c.ips...), !c.otherName, []string{own})
+		s, f := CheckConnections(addressed(c.annotations, c.ips...), []string{own})
 		got := ""
 		switch {
 		case (s == nil) == (f == nil):
@@ -113,8 +111,12 @@ func TestOnePodAsksForAnAddress(t *testing.T) {
 	annotations := map[string]string{"example.com/address": "10.0.0.5", "cni.projectcalico.org/ipAddrs": `["10.0.0.5"]`, "example.com/other": "x"}
 	source := addressed(annotations, "10.0.0.5")
 	m := kept(v1alpha1.PhaseReplacing, v1alpha1.HandoverCommitted)
+	placeholder, err := BuildPlaceholder(source, m, "gate", "", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, pod := range map[string]*corev1.Pod{
-		"placeholder":                   BuildPlaceholder(source, m, "gate", "", nil),
+		"placeholder":                   placeholder,
 		"target of another name":        BuildTargetPod(source, m, "gate", "", nil),
 		"made by a workload controller": SteerPod(addressed(annotations), source, m, "gate", "", nil),
 	} {
@@ -122,19 +124,18 @@ func TestOnePodAsksForAnAddress(t *testing.T) {
 			t.Errorf("%s has %v", name, pod.Annotations)
 		}
 	}
-	placeholder := BuildPlaceholder(source, m, "gate", "", nil)
 	for name, created := range map[string]*corev1.Pod{"its template does not ask": addressed(nil), "its template asks": addressed(annotations)} {
-		pod := SameNamePod(created, placeholder, m, "gate", "", "n2")
-		if pod.Annotations["example.com/address"] != "10.0.0.5" {
+		pod, err := SameNamePod(created, placeholder, m, "gate", "", "n2")
+		if err != nil || len(asks(pod)) != 2 || pod.Annotations["example.com/address"] != "10.0.0.5" {
 			t.Errorf("%s: %v", name, pod.Annotations)
 		}
 	}
 	if len(asks(source)) != 2 {
 		t.Errorf("the source is changed: %v", source.Annotations)
 	}
-	m.Status.Connections = nil
-	if got := asks(SameNamePod(addressed(nil), BuildPlaceholder(source, m, "gate", "", nil), m, "gate", "", "n2")); len(got) != 1 {
-		t.Errorf("nothing is to be kept, and it has %v", got)
+	// Also without the placeholder.
+	if pod, err := SameNamePod(addressed(nil), nil, m, "gate", "", "n2"); err != nil || pod.Annotations["example.com/address"] != "10.0.0.5" {
+		t.Errorf("%+v, %v", pod, err)
 	}
 }
 

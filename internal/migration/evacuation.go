@@ -36,12 +36,13 @@ func NewEvacuation(pod *corev1.Pod, p Policy, ended int, nodeDrains bool) *v1alp
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: EvacuationName(pod, ended),
 			Labels: map[string]string{v1alpha1.LabelEvacuationOf: string(pod.UID)}},
 		Spec: v1alpha1.MigrationSpec{
-			PodName:     pod.Name,
-			PreCopy:     p.PreCopy,
-			Connections: p.Connections,
-			Timeout:     p.Timeout,
-			Cause:       v1alpha1.CauseDrain,
-			Priority:    p.Effective.Priority,
+			PodName:      pod.Name,
+			PreCopy:      p.PreCopy,
+			VolumePolicy: p.VolumePolicy,
+			Connections:  p.Connections,
+			Timeout:      p.Timeout,
+			Cause:        v1alpha1.CauseDrain,
+			Priority:     p.Effective.Priority,
 		},
 	}
 	ttl := int32(evacuationTTL.Seconds())

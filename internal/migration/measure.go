@@ -21,6 +21,13 @@ func Downtime(status *v1alpha1.MigrationStatus) *v1alpha1.DowntimeStatus {
 		return nil
 	}
 	d := downtimeOf(between(s.FrozenAt, s.DumpedAt), between(s.DumpedAt, t.RestoreStartedAt), between(t.RestoreStartedAt, t.RestoredAt))
+	if h := status.Handover; h != nil && status.Handoff == v1alpha1.HandoffSameName {
+		// Both ends are of the target's clock.
+		replace := between(&h.Time, t.RestoreStartedAt)
+		d = downtimeOf(d.FreezeAndDump.Duration, between(s.DumpedAt, &h.Time), d.Restore.Duration)
+		d.Replace = &metav1.Duration{Duration: replace}
+		d.Total.Duration += replace
+	}
 	if c := s.Convergence; c != nil && c.PredictedDowntime != nil && c.PredictedDowntime.Duration > 0 {
 		d.Predicted = c.PredictedDowntime
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"godwit.dev/godwit/api/v1alpha1"
@@ -23,6 +24,10 @@ func TestDowntime(t *testing.T) {
 			Target: &v1alpha1.TargetStatus{TargetReport: v1alpha1.TargetReport{RestoreStartedAt: started, RestoredAt: restored}},
 		}
 	}
+	kept := func(s *v1alpha1.MigrationStatus, committed *metav1.MicroTime) *v1alpha1.MigrationStatus {
+		s.Handoff, s.Handover = v1alpha1.HandoffSameName, &v1alpha1.Handover{State: v1alpha1.HandoverCommitted, Time: *committed}
+		return s
+	}
 	ms := func(n int) metav1.Duration { return metav1.Duration{Duration: time.Duration(n) * time.Millisecond} }
 	for name, tc := range map[string]struct {
 		status *v1alpha1.MigrationStatus
@@ -31,6 +36,8 @@ func TestDowntime(t *testing.T) {
 		"complete":               {status(at(0), at(500), at(600), at(1600)), &v1alpha1.DowntimeStatus{Total: ms(1600), FreezeAndDump: ms(500), Handover: ms(100), Restore: ms(1000)}},
 		"target's clock is slow": {status(at(0), at(500), at(-2000), at(-1000)), &v1alpha1.DowntimeStatus{Total: ms(1500), FreezeAndDump: ms(500), Restore: ms(1000)}},
 		"target's clock is fast": {status(at(0), at(500), at(5500), at(6500)), &v1alpha1.DowntimeStatus{Total: ms(6500), FreezeAndDump: ms(500), Handover: ms(5000), Restore: ms(1000)}},
+		"keeps its name":         {kept(status(at(0), at(500), at(12600), at(13600)), at(600)), &v1alpha1.DowntimeStatus{Total: ms(13600), FreezeAndDump: ms(500), Handover: ms(100), Replace: ptr(ms(12000)), Restore: ms(1000)}},
+		"keeps it, slow clock":   {kept(status(at(0), at(500), at(9600), at(10600)), at(-400)), &v1alpha1.DowntimeStatus{Total: ms(11500), FreezeAndDump: ms(500), Replace: ptr(ms(10000)), Restore: ms(1000)}},
 		"not frozen":             {status(nil, at(500), at(600), at(1600)), nil},
 		"not dumped":             {status(at(0), nil, at(600), at(1600)), nil},
 		"not begun":              {status(at(0), at(500), nil, at(1600)), nil},
@@ -40,7 +47,7 @@ func TestDowntime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := Downtime(tc.status)
-			if (got == nil) != (tc.want == nil) || got != nil && *got != *tc.want {
+			if (got == nil) != (tc.want == nil) || !equality.Semantic.DeepEqual(got, tc.want) {
 				t.Errorf("Downtime = %+v, want %+v", got, tc.want)
 			}
 		})

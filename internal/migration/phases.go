@@ -21,6 +21,8 @@ type PodFacts struct {
 	NodeName string
 	// Deleting: it has a deletion timestamp.
 	Deleting bool
+	// Held: it is a placeholder, and goes when the manager lets it go.
+	Held bool
 	// Phase as kubelet reports it.
 	Phase corev1.PodPhase
 	// Started: kubelet has seen every application container of the target run (or
@@ -29,6 +31,9 @@ type PodFacts struct {
 	// Unschedulable holds the scheduler's message while it finds no node.
 	Unschedulable string
 }
+
+// toBeRemoved says whether there is something left to be done to remove the pod.
+func (p PodFacts) toBeRemoved() bool { return p.Exists && (!p.Deleting || p.Held) }
 
 // Observation is everything Decide looks at.
 type Observation struct {
@@ -86,6 +91,8 @@ const (
 	CreateTarget Action = "CreateTarget"
 	// Arm rehearses how a pod that keeps its name is made anew, and then enters the phase.
 	Arm Action = "Arm"
+	// MakeAgain makes the pod of no controller again, under its name: the target.
+	MakeAgain Action = "MakeAgain"
 	// DeletePlaceholder deletes the placeholder, UID as precondition.
 	DeletePlaceholder Action = "DeletePlaceholder"
 	// AnnounceRelease writes that the source is about to be released from its
@@ -262,7 +269,7 @@ func decideCommitted(o Observation) Decision {
 		switch {
 		case o.Owner.TargetUncounted && o.Target.Exists:
 			return Decision{Action: CountTarget, Message: "the pod runs on the target; its Job is told to count it"}
-		case o.Placeholder.Exists && !o.Placeholder.Deleting:
+		case o.Placeholder.toBeRemoved():
 			return Decision{Action: DeletePlaceholder, Message: "the pod runs on the target; removing the placeholder"}
 		case o.Source.Exists && !o.Source.Deleting:
 			return Decision{Action: DeleteSource, Message: "the pod runs on the target; removing the source pod"}

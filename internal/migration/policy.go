@@ -21,10 +21,11 @@ import (
 type Policy struct {
 	// Effective is what is recorded of it.
 	Effective v1alpha1.EffectivePolicy
-	// PreCopy, Connections and Timeout of the migrations that a drain makes.
-	PreCopy     v1alpha1.PreCopySpec
-	Connections v1alpha1.ConnectionPolicy
-	Timeout     *metav1.Duration
+	// PreCopy, VolumePolicy, Connections and Timeout of the migrations that a drain makes.
+	PreCopy      v1alpha1.PreCopySpec
+	VolumePolicy v1alpha1.VolumePolicy
+	Connections  v1alpha1.ConnectionPolicy
+	Timeout      *metav1.Duration
 }
 
 // ResolvePolicy finds what holds for a pod: its own marks, else the most specific
@@ -36,6 +37,7 @@ func ResolvePolicy(pod *corev1.Pod, namespaceLabels map[string]string, policies 
 		p.Effective.Evacuation = best.Spec.Evacuation
 		p.Effective.Priority = best.Spec.Priority
 		p.PreCopy = *best.Spec.PreCopy.DeepCopy()
+		p.VolumePolicy = best.Spec.VolumePolicy
 		p.Connections = best.Spec.Connections
 		p.Timeout = best.Spec.Timeout
 	}
@@ -125,6 +127,9 @@ var marks = []struct {
 	}},
 	{v1alpha1.MarkMaxRounds, func(p *Policy, v string) string {
 		return number(v, 0, 16, func(n int32) { p.PreCopy.MaxRounds = &n })
+	}},
+	{v1alpha1.MarkVolumePolicy, func(p *Policy, v string) string {
+		return oneOf(&p.VolumePolicy, v, v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff)
 	}},
 	{v1alpha1.MarkConnections, func(p *Policy, v string) string {
 		return oneOf(&p.Connections, v, v1alpha1.ConnectionsClose, v1alpha1.ConnectionsKeep)

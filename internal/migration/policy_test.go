@@ -86,12 +86,20 @@ func TestMarksTuneThePreCopy(t *testing.T) {
 	base := policy("p", nil, nil, v1alpha1.EvacuationRequired)
 	base.Spec.PreCopy = v1alpha1.PreCopySpec{OnStall: v1alpha1.OnStallAbort, MaxRounds: ptr(int32(4))}
 	base.Spec.Timeout = &metav1.Duration{Duration: time.Minute}
+	base.Spec.VolumePolicy = v1alpha1.VolumePolicyHandoff
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 		v1alpha1.MarkOnStall: "Throttle", v1alpha1.MarkTargetDowntime: "250ms", v1alpha1.MarkMaxRounds: "17"}}}
 	got := ResolvePolicy(pod, nil, []v1alpha1.MigrationPolicy{base})
 	want := v1alpha1.PreCopySpec{OnStall: v1alpha1.OnStallThrottle, MaxRounds: ptr(int32(4)), TargetDowntime: &metav1.Duration{Duration: 250 * time.Millisecond}}
 	if diff := cmp.Diff(want, got.PreCopy); diff != "" {
 		t.Errorf("(- want, + got):\n%s", diff)
+	}
+	if m := NewEvacuation(pod, got, 0, true); m.Spec.VolumePolicy != v1alpha1.VolumePolicyHandoff {
+		t.Errorf("the evacuation is %+v", m.Spec)
+	}
+	pod.Annotations[v1alpha1.MarkVolumePolicy] = "Reject"
+	if marked := ResolvePolicy(pod, nil, []v1alpha1.MigrationPolicy{base}); marked.VolumePolicy != v1alpha1.VolumePolicyReject {
+		t.Errorf("marked: %+v", marked)
 	}
 	if got.Timeout == nil || got.Timeout.Duration != time.Minute || len(got.Effective.Ignored) != 1 {
 		t.Errorf("%+v", got)

@@ -18,7 +18,7 @@ func decideRollback(o Observation) Decision {
 	if d, ok := decideReturn(o, f); ok {
 		return d
 	}
-	if o.Target.Exists && !o.Target.Deleting {
+	if o.Target.toBeRemoved() {
 		return Decision{Action: DeleteTarget, Failure: f, Message: "rolling back: removing the target pod"}
 	}
 	s := m.Status.Source

@@ -5,7 +5,6 @@ package migration
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +16,11 @@ import (
 	"godwit.dev/godwit/api/v1alpha1"
 )
 
-// A pod whose name is its identity cannot have its target beside it. While the source
-// runs, a placeholder takes the target's place on its node. When the image set is
-// verified and committed, the source is removed, its controller makes it again, and
-// that pod is the target.
+// A pod whose name is its identity, or whose volumes only one node can have, cannot have
+// its target beside it. While the source runs, a placeholder takes the target's place on
+// its node. When the image set is verified and committed, the source is removed, its
+// controller makes it again, or the manager for one that has none, and that pod is the
+// target.
 
 // SameName says whether the migration's target has the source's name.
 func SameName(m *v1alpha1.Migration) bool { return m.Status.Handoff == v1alpha1.HandoffSameName }
@@ -37,45 +37,6 @@ func MayFollow(m *v1alpha1.Migration) bool {
 	t := m.Status.Target
 	return SameName(m) && m.Status.Phase == v1alpha1.PhaseReplacing && handover(m) == v1alpha1.HandoverCommitted &&
 		t != nil && t.RestoreStartedAt == nil && t.RestoredAt == nil && t.TreeGoneAt == nil && t.State != v1alpha1.TargetRestored
-}
-
-// BuildPlaceholder makes the pod that proves that the target's node can take the pod,
-// and keeps its place there. It has none of its labels: no Service, no budget and no
-// controller is to take it for one of theirs.
-func BuildPlaceholder(source *corev1.Pod, m *v1alpha1.Migration, gateImage string, pullPolicy corev1.PullPolicy, hostnames []string) *corev1.Pod {
-	pod := BuildTargetPod(source, m, gateImage, pullPolicy, hostnames)
-	pod.Labels = map[string]string{v1alpha1.LabelMigration: string(m.UID)}
-	return pod
-}
-
-// SameNamePod makes the pod that a StatefulSet creates the target: under its own name,
-// what the placeholder is, on the node that has committed. A placeholder that somebody
-// has removed is nil; then the pod is what its StatefulSet makes of it.
-func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateImage string, pullPolicy corev1.PullPolicy, hostname string) *corev1.Pod {
-	like := created
-	if placeholder != nil {
-		like = placeholder
-	}
-	pod := BuildTargetPod(like, m, gateImage, pullPolicy, []string{hostname})
-	pod.TypeMeta = created.TypeMeta
-	meta := *created.ObjectMeta.DeepCopy()
-	if meta.Labels == nil {
-		meta.Labels = map[string]string{}
-	}
-	if revision := m.Status.Owner.Revision; revision != "" {
-		// A rollout that begins now finds what it has to replace.
-		meta.Labels[appsv1.ControllerRevisionHashLabelKey] = revision
-	}
-	meta.Labels[v1alpha1.LabelMigration] = string(m.UID)
-	meta.Annotations = pod.Annotations
-	maps.Copy(meta.Annotations, created.Annotations)
-	if c := m.Status.Connections; c != nil {
-		meta.Annotations[c.Annotation] = c.Value
-	}
-	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
-	pod.ObjectMeta = meta
-	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy
-	return pod
 }
 
 // steerSameName decides about a pod that a StatefulSet creates under the name that a
@@ -173,12 +134,19 @@ func decideSameName(o Observation) Decision {
 		return Decision{Action: Wait, Lost: l, Message: message}
 	}
 	switch {
+	case o.Source.Exists && !o.Source.Deleting && forgotten(o):
+		return waiting("the source pod is not removed")
 	case o.Source.Exists && !o.Source.Deleting:
 		return Decision{Action: DeleteSource, Message: "committed: removing the source pod, so that its name is free"}
 	case o.Source.Exists:
 		return waiting("the source pod is being removed, so that its name is free")
-	case o.Target.Exists && o.Placeholder.Exists && !o.Placeholder.Deleting:
+	case o.Target.Exists && o.Placeholder.toBeRemoved():
 		return Decision{Action: DeletePlaceholder, Message: "committed: pod " + m.Spec.PodName + " is there again; removing the placeholder"}
+	case !o.Target.Exists && !o.Owner.owned():
+		if !MayFollow(m) || l != nil && l.Reason != v1alpha1.ReasonTargetNodeNotReady {
+			return waiting("pod %s is not there", m.Spec.PodName)
+		}
+		return Decision{Action: MakeAgain, Lost: l, Message: "committed: making pod " + m.Spec.PodName + " again" + failedRestores(m)}
 	case !o.Target.Exists:
 		d := waiting("%s is to make pod %s again%s", o.Owner, m.Spec.PodName, ownerTrouble(o.Owner))
 		d.RequeueAfter = ownerPoll
@@ -190,6 +158,12 @@ func decideSameName(o Observation) Decision {
 		return waiting("pod %s waits for its node: %s", m.Spec.PodName, o.Target.Unschedulable)
 	}
 	return waiting("the target restores pod %s", m.Spec.PodName)
+}
+
+// forgotten: of a pod that the manager is to make again nothing is left that says what it
+// was.
+func forgotten(o Observation) bool {
+	return !o.Owner.owned() && !o.Target.Exists && !o.Placeholder.Exists && MayFollow(o.Migration)
 }
 
 // decideReplacement decides, with the source still frozen, whether it is to be given
@@ -206,6 +180,8 @@ func decideReplacement(o Observation) Decision {
 		// Somebody has removed it; there is nothing to go back to.
 	case gone != "":
 		return back(v1alpha1.ReasonTargetNodeLost, "the target's node was lost before the pod was restored: %s", gone)
+	case !o.Owner.owned() && !o.Target.Exists:
+		return back(v1alpha1.ReasonTargetPodGone, "the placeholder was removed by force, and with it what pod %s is to be made again from", m.Spec.PodName)
 	case o.Owner.Gone || o.Owner.Changed:
 		return back(v1alpha1.ReasonOwnerChanged, "%s is gone, or the pod does not belong to it any more, so nobody would make the pod again", o.Owner)
 	case o.Owner.Superseded:
@@ -230,6 +206,8 @@ func sameNameLost(o Observation) *Lost {
 		return &Lost{Reason: v1alpha1.ReasonTargetNodeNotReady, Known: known(o)}
 	case t != nil && t.TreeGoneAt != nil:
 		return &Lost{Reason: v1alpha1.ReasonTargetPodGone, Known: known(o)}
+	case forgotten(o) && !o.Usurped:
+		return &Lost{Reason: v1alpha1.ReasonTargetPodGone, Known: "the placeholder was removed by force, and with it what the pod is to be made again from"}
 	case o.Usurped:
 		return &Lost{Reason: v1alpha1.ReasonReplacementNotSteered, Known: fmt.Sprintf("there is a pod %s that was started afresh", o.Migration.Spec.PodName)}
 	}
@@ -237,12 +215,21 @@ func sameNameLost(o Observation) *Lost {
 }
 
 func sameNameAdvice(m *v1alpha1.Migration, l *Lost) string {
-	giveUp := fmt.Sprintf("“kubectl migrate resolve %s -n %s --target --force” gives up what is in the images: the pod then starts from its image", m.Name, m.Namespace)
+	giveUp := fmt.Sprintf("“kubectl migrate resolve %s -n %s --target --force” gives up what is in the images: ", m.Name, m.Namespace)
+	if m.Status.Owner == nil {
+		giveUp += "nothing makes the pod again then, and one that is there starts from its image"
+	} else {
+		giveUp += "the pod then starts from its image"
+	}
 	switch l.Reason {
 	case v1alpha1.ReasonReplacementNotSteered:
 		return "Delete that pod: the next one of its name is restored"
 	case v1alpha1.ReasonTargetNodeNotReady:
 		return "The images are kept, and restored when the node is back. Else: " + giveUp
+	case v1alpha1.ReasonTargetPodGone:
+		if m.Status.Target.TreeGoneAt == nil {
+			return "The images are kept. " + giveUp
+		}
 	}
 	return "The images are kept, and not restored again, for the pod may have run. " + giveUp
 }

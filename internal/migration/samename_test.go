@@ -224,14 +224,24 @@ func TestPodThatIsMadeAgain(t *testing.T) {
 		Labels: map[string]string{"app": "db", appsv1.StatefulSetPodNameLabel: "db-1"}, Annotations: map[string]string{"kept": "yes"}},
 		Spec:   corev1.PodSpec{NodeName: "n1", Subdomain: "db", Containers: []corev1.Container{{Name: "app", Image: "app:v1"}}},
 		Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: "app", ImageID: "registry.example/app@sha256:abc"}}}}
-	p := BuildPlaceholder(source, m, "gate", corev1.PullAlways, []string{"n2", "n3"})
+	p, err := BuildPlaceholder(source, m, "gate", corev1.PullAlways, []string{"n2", "n3"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(p.Labels) != 1 || p.Name == "db-1" || ordinalOf(p.Name) != -1 || p.Spec.Hostname != "db-1" {
 		t.Errorf("placeholder = %+v", p.ObjectMeta)
 	}
 	created := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "db-1", Namespace: "ns",
 		Labels: map[string]string{"app": "db", appsv1.ControllerRevisionHashLabelKey: "r2"}, OwnerReferences: []metav1.OwnerReference{{UID: "set"}}},
 		Spec: corev1.PodSpec{Priority: ptr(int32(7)), Containers: []corev1.Container{{Name: "app", Image: "app:v2"}}}}
-	got := SameNamePod(created, p, m, "gate", corev1.PullAlways, "n2")
+	made := func(created, p *corev1.Pod) *corev1.Pod {
+		pod, err := SameNamePod(created, p, m, "gate", corev1.PullAlways, "n2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pod
+	}
+	got := made(created, p)
 	if got.Name != "db-1" || got.Labels["app"] != "db" || got.Labels[appsv1.ControllerRevisionHashLabelKey] != "r1" || got.Labels[v1alpha1.LabelMigration] != "uid" ||
 		len(got.OwnerReferences) != 1 || got.Annotations["kept"] != "yes" || got.Annotations[v1alpha1.AnnotationMigration] != "ns/m" {
 		t.Errorf("made again = %+v", got.ObjectMeta)
@@ -243,7 +253,7 @@ func TestPodThatIsMadeAgain(t *testing.T) {
 	if got.Spec.Containers[0].Image != "registry.example/app@sha256:abc" || len(got.Spec.InitContainers) != 1 || got.Spec.Subdomain != "db" || *got.Spec.Priority != 7 {
 		t.Errorf("made again = %+v", got.Spec)
 	}
-	if alone := SameNamePod(created, nil, m, "gate", corev1.PullAlways, "n2"); alone.Spec.Containers[0].Image != "app:v2" || len(alone.Spec.InitContainers) != 1 {
+	if alone := made(created, nil); alone.Spec.Containers[0].Image != "app:v2" || len(alone.Spec.InitContainers) != 1 {
 		t.Errorf("without a placeholder = %+v", alone.Spec)
 	}
 }

@@ -92,12 +92,14 @@ func (w *world) controller() *actor {
 					w.source.deleting = true
 				}
 			})
+		case MakeAgain:
+			steps = append(steps, w.makeAgain)
 		case DeletePlaceholder:
-			steps = append(steps, func() { w.set.placeholder.deleting = true })
+			steps = append(steps, func() { w.set.placeholder.held, w.set.placeholder.deleting = false, true })
 		case DeleteTarget:
 			steps = append(steps, func() {
 				if handover(w.latest()) == v1alpha1.HandoverAborted {
-					w.target.deleting = true
+					w.target.held, w.target.deleting = false, true
 				}
 			})
 		}

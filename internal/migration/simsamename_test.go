@@ -17,6 +17,8 @@ import (
 // simSet is a StatefulSet that wants one pod. Before the commit world.target is the
 // placeholder; afterwards it is the pod of the name.
 type simSet struct {
+	// bare: there is no StatefulSet, and the manager makes the pod again.
+	bare        bool
 	placeholder simPod
 	// usurper: a pod of the name that nobody has made the target; it starts afresh.
 	usurper bool
@@ -46,14 +48,28 @@ func (s *simSet) stuck(w *world) bool {
 // setActs is one look of the StatefulSet's controller.
 func (w *world) setActs(faults bool) {
 	s := w.set
-	s.unsettled = faults && w.pick(12) == 0
+	s.unsettled = faults && !s.bare && w.pick(12) == 0
 	m := w.latest()
+	if p := m.Status.Placeholder; faults && p != nil && w.pick(10) == 0 {
+		w.log("a person deletes the placeholder")
+		if w.target.exists && w.target.uid == p.PodUID {
+			w.target.deleting = true
+		} else if s.placeholder.exists {
+			s.placeholder.deleting = true
+		}
+	}
 	switch {
 	case s.usurper && faults && w.pick(2) == 0:
 		w.log("a person deletes what was started afresh")
 		s.usurper = false
 		return
 	case w.source.exists, s.usurper, s.unsettled, w.successor():
+		return
+	case s.bare:
+		if m := w.latest(); faults && w.pick(6) == 0 && m.Status.Phase == v1alpha1.PhaseReplacing && w.deciders.noPolicy {
+			w.log("a person makes a pod of the name")
+			s.usurper = true
+		}
 		return
 	}
 	pod := simReplica(nil)
@@ -75,19 +91,36 @@ func (w *world) setActs(faults bool) {
 	case SteerPass:
 		s.usurper = true
 	case SteerTake:
-		if w.targetMayRun() {
-			w.violated("the pod is made again while the one before may run")
-		}
-		if p := m.Status.Placeholder; w.target.exists && w.target.uid == p.PodUID {
-			s.placeholder = w.target
-		} else if s.placeholder.uid == "" {
-			s.placeholder = simPod{uid: p.PodUID} // it was removed
-		}
-		w.newTarget()
-		w.gate, w.gateOpened, w.parked = false, false, false
-		if w.tree == allCleaned {
-			w.tree = noRestore
-		}
+		w.made()
+	}
+}
+
+// made: the pod of the name is there again, and is the target.
+func (w *world) made() {
+	s, p := w.set, w.latest().Status.Placeholder
+	if w.targetMayRun() {
+		w.violated("the pod is made again while the one before may run")
+	}
+	if w.target.exists && w.target.uid == p.PodUID {
+		s.placeholder = w.target
+	} else if s.placeholder.uid == "" {
+		s.placeholder = simPod{uid: p.PodUID} // it was removed
+	}
+	w.newTarget()
+	w.gate, w.gateOpened, w.parked = false, false, false
+	if w.tree == allCleaned {
+		w.tree = noRestore
+	}
+}
+
+// makeAgain is what the manager does for a pod of no controller, having looked at the
+// Migration past its cache. Of what has gone it makes nothing, and the name is taken once.
+func (w *world) makeAgain() {
+	m := w.latest()
+	p := m.Status.Placeholder
+	there := w.target.exists && w.target.uid == p.PodUID || w.set.placeholder.exists
+	if (MayFollow(m) || w.deciders.followsBlindly) && there && !w.source.exists && !w.set.usurper && !w.successor() {
+		w.made()
 	}
 }
 
@@ -109,15 +142,20 @@ func (w *world) observeSet(m *v1alpha1.Migration, o *Observation) {
 	if w.set == nil {
 		return
 	}
-	o.Owner = OwnerFacts{Kind: KindStatefulSet, Name: "owner"}
+	if !w.set.bare {
+		o.Owner = OwnerFacts{Kind: KindStatefulSet, Name: "owner"}
+	}
 	if w.set.unsettled {
 		o.Owner.Unsettled = "it is being scaled"
 	}
 	if handover(m) != v1alpha1.HandoverCommitted || m.Status.Phase == v1alpha1.PhaseSwitchingOver {
 		return
 	}
-	if p := w.set.placeholder; p.exists {
+	switch p := w.set.placeholder; {
+	case p.exists:
 		o.Placeholder = p.facts("", "n2")
+	case w.target.exists && w.target.uid == m.Status.Placeholder.PodUID:
+		o.Placeholder = w.target.facts("", "n2")
 	}
 	recorded := recordedTarget(m)
 	switch {
@@ -144,7 +182,9 @@ func (w *world) projectSet(s *v1alpha1.MigrationStatus, m *v1alpha1.Migration, o
 		}
 	default:
 		s.Handoff = v1alpha1.HandoffSameName
-		s.Owner = &v1alpha1.OwnerStatus{Kind: KindStatefulSet, Name: "owner", UID: "owner", State: v1alpha1.OwnerAttached}
+		if !w.set.bare {
+			s.Owner = &v1alpha1.OwnerStatus{Kind: KindStatefulSet, Name: "owner", UID: "owner", State: v1alpha1.OwnerAttached}
+		}
 		if s.Target != nil && s.Target.PodUID != "" && s.Placeholder == nil {
 			s.Placeholder = &v1alpha1.PodRef{PodUID: s.Target.PodUID}
 		}
@@ -202,13 +242,17 @@ func (w *world) retrySteps(a *actor) []func() {
 	}}
 }
 
-// ofASet is a choice of a StatefulSet's pod, and else pick's.
-func ofASet(pick func(n int) int) func(n int) int {
+// keeping is a choice of a pod that keeps its name, of no controller if bare, and else
+// pick's.
+func keeping(bare bool, pick func(n int) int) func(n int) int {
 	calls := 0
 	return func(n int) int {
 		calls++
-		if calls == 2 { // see newWorld
+		switch { // see newWorld
+		case calls == 2, calls == 3 && !bare:
 			return 1
+		case calls == 3:
+			return 0
 		}
 		return pick(n)
 	}
@@ -219,18 +263,22 @@ func TestPodsThatKeepTheirNames(t *testing.T) {
 	if testing.Short() {
 		seeds = 200
 	}
-	ends := map[v1alpha1.MigrationPhase]int{}
-	for seed := range seeds {
-		violations, trace, end := simulate(ofASet(seeded(seed)), realDeciders, int(seed%7)*100)
-		if len(violations) > 0 {
-			t.Fatalf("seed %d: %v after\n%s", seed, violations, strings.Join(trace, "\n"))
-		}
-		ends[end]++
-	}
-	for _, phase := range []v1alpha1.MigrationPhase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed} {
-		if ends[phase] < 20 {
-			t.Errorf("only %d of %d runs ended in %s: %v", ends[phase], seeds, phase, ends)
-		}
+	for _, bare := range []bool{false, true} {
+		t.Run(map[bool]string{false: "of a StatefulSet", true: "of no controller"}[bare], func(t *testing.T) {
+			ends := map[v1alpha1.MigrationPhase]int{}
+			for seed := range seeds {
+				violations, trace, end := simulate(keeping(bare, seeded(seed)), realDeciders, int(seed%7)*100)
+				if len(violations) > 0 {
+					t.Fatalf("seed %d: %v after\n%s", seed, violations, strings.Join(trace, "\n"))
+				}
+				ends[end]++
+			}
+			for _, phase := range []v1alpha1.MigrationPhase{v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed} {
+				if ends[phase] < 20 {
+					t.Errorf("only %d of %d runs ended in %s: %v", ends[phase], seeds, phase, ends)
+				}
+			}
+		})
 	}
 }
 
@@ -288,6 +336,23 @@ func TestSimulationNoticesBrokenRulesOfNames(t *testing.T) {
 				return Decide(o)
 			}
 		},
+		"nothing holds the placeholder": func(d *deciders) { d.unheld = true },
+		"the placeholder is removed before the pod is made again": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != MakeAgain {
+					return v
+				}
+				return Decision{Action: DeletePlaceholder}
+			}
+		},
+		"nobody makes the pod again": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != MakeAgain {
+					return v
+				}
+				return Decision{Action: Wait}
+			}
+		},
 		"the source waits for the target": func(d *deciders) {
 			d.controller = func(o Observation) Decision {
 				if v := Decide(o); v.Action != DeleteSource {
@@ -301,7 +366,7 @@ func TestSimulationNoticesBrokenRulesOfNames(t *testing.T) {
 			d := realDeciders
 			broken(&d)
 			for seed := range uint64(10000) {
-				if violations, _, _ := simulate(ofASet(seeded(seed)), d, 300+int(seed%4)*100); len(violations) > 0 {
+				if violations, _, _ := simulate(keeping(seed%2 == 0, seeded(seed)), d, 300+int(seed%4)*100); len(violations) > 0 {
 					return
 				}
 			}

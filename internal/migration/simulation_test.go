@@ -29,15 +29,15 @@ func (w *world) nature(faults bool) {
 	case 0, 1: // the target's kubelet
 		switch {
 		case w.set != nil && !w.off && !w.cut && w.set.placeholder.deleting && w.pick(3) == 0:
-			w.set.placeholder = simPod{uid: w.set.placeholder.uid}
+			w.set.placeholder = w.set.placeholder.removed()
 		case w.set != nil && w.set.refuses(w) && !w.target.deleting:
 			w.parked = false // what only keeps a place is created no more
 		case w.off && w.target.exists && (!w.node.Exists || w.node.OutOfService && w.target.deleting):
-			w.target = simPod{uid: w.target.uid} // the pod garbage collector
+			w.target = w.target.removed() // the pod garbage collector
 		case w.off || w.cut:
 		case w.target.deleting:
 			// A tree that runs in the pod goes with it.
-			w.target.exists, w.target.deleting, w.gate, w.gateOpened, w.parked = false, false, false, false, false
+			w.target, w.gate, w.gateOpened, w.parked = w.target.removed(), false, false, false
 			switch w.tree {
 			case restored:
 				w.tree = died

@@ -47,6 +47,16 @@ const (
 type simPod struct {
 	uid                       types.UID
 	exists, deleting, started bool
+	// held: it has a finalizer, and goes when the manager lets it go.
+	held bool
+}
+
+// removed is what becomes of a pod that has a deletion timestamp when its node is done with it.
+func (p simPod) removed() simPod {
+	if p.held {
+		return simPod{uid: p.uid, exists: true, deleting: true, held: true}
+	}
+	return simPod{uid: p.uid}
 }
 
 // world is what is true, as opposed to what anyone knows.
@@ -91,7 +101,7 @@ type world struct {
 
 	// owner of the pod; nil when it is nobody's.
 	owner *simOwner
-	// set is the pod's StatefulSet; nil when it has none.
+	// set is of a pod that keeps its name; nil when it does not.
 	set *simSet
 
 	deciders deciders
@@ -111,6 +121,8 @@ type deciders struct {
 	noPolicy bool
 	// followsBlindly: another pod becomes the target whatever was restored into the one before.
 	followsBlindly bool
+	// unheld: placeholders have no finalizer.
+	unheld bool
 	// letsGoUnasked: the target does not look at the register before it lets go.
 	letsGoUnasked bool
 }
@@ -136,7 +148,7 @@ func newWorld(pick func(n int) int, d deciders) *world {
 	case 0:
 		w.owner = &simOwner{sees: 1}
 	case 1:
-		w.set = &simSet{}
+		w.set = &simSet{bare: pick(2) == 0}
 	}
 	return w
 }
@@ -144,6 +156,7 @@ func newWorld(pick func(n int) int, d deciders) *world {
 func (w *world) newTarget() {
 	w.created++
 	w.target = simPod{uid: types.UID(fmt.Sprint("target-", w.created)), exists: true}
+	w.target.held = w.set != nil && w.latest().Status.Handover == nil && !w.deciders.unheld
 }
 
 func (w *world) latest() *v1alpha1.Migration { return w.versions[len(w.versions)-1] }
@@ -167,7 +180,7 @@ func (w *world) write(precondition int, change func(*v1alpha1.MigrationStatus)) 
 		case v1alpha1.PhaseReplacing, v1alpha1.PhaseCompleting, v1alpha1.PhaseSucceeded:
 			return false
 		}
-		if r := m.Status.Handover.Reason; w.set == nil && (r == v1alpha1.ReasonOwnerChanged || r == v1alpha1.ReasonRolloutInProgress) {
+		if r := m.Status.Handover.Reason; w.set == nil && (r == v1alpha1.ReasonOwnerChanged || r == v1alpha1.ReasonRolloutInProgress || r == v1alpha1.ReasonTargetPodGone) {
 			return false
 		}
 	}
@@ -189,7 +202,7 @@ func legalRegister(from, to *v1alpha1.Handover) string {
 	case to.State != v1alpha1.HandoverAborted:
 		return "only taken back"
 	case to.By == "controller" && to.Reason != v1alpha1.ReasonTargetNodeLost && to.Reason != v1alpha1.ReasonResolvedToSource &&
-		to.Reason != v1alpha1.ReasonOwnerChanged && to.Reason != v1alpha1.ReasonRolloutInProgress:
+		to.Reason != v1alpha1.ReasonOwnerChanged && to.Reason != v1alpha1.ReasonRolloutInProgress && to.Reason != v1alpha1.ReasonTargetPodGone:
 		return "not by the controller"
 	}
 	return ""
@@ -287,6 +300,9 @@ func (w *world) machineReturns() {
 func (w *world) checkEnd() {
 	phase := w.latest().Status.Phase
 	w.checkOwner(phase)
+	if w.set != nil && w.set.placeholder.exists && !w.off {
+		w.violated("%s, and the placeholder is still there", phase)
+	}
 	switch {
 	case !Finished(phase):
 		w.violated("it does not end: phase %s, handover %v, source %s, target %q, report %+v", phase, w.latest().Status.Handover, w.sourceTasks, w.tree, w.latest().Status.Target)
@@ -318,5 +334,5 @@ func (p simPod) facts(recorded types.UID, node string) PodFacts {
 	if !p.exists || recorded != "" && recorded != p.uid {
 		return PodFacts{}
 	}
-	return PodFacts{Exists: true, UID: p.uid, NodeName: node, Deleting: p.deleting, Phase: corev1.PodRunning, Started: p.started}
+	return PodFacts{Exists: true, UID: p.uid, NodeName: node, Deleting: p.deleting, Held: p.held, Phase: corev1.PodRunning, Started: p.started}
 }

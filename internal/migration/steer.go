@@ -111,7 +111,6 @@ func SteerPod(created, source *corev1.Pod, m *v1alpha1.Migration, gateImage stri
 		meta.Annotations = map[string]string{}
 	}
 	maps.Copy(meta.Annotations, created.Annotations)
-	withoutAddresses(meta.Annotations, m)
 	meta.Labels[v1alpha1.LabelMigration] = string(m.UID)
 	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 	// A Job does not count it before it is confirmed: a restore that fails is no
@@ -121,6 +120,7 @@ func SteerPod(created, source *corev1.Pod, m *v1alpha1.Migration, gateImage stri
 		meta.Finalizers = nil
 	}
 	pod.ObjectMeta = meta
+	withoutAddresses(pod, m)
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy
 	return pod
 }

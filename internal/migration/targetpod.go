@@ -28,6 +28,7 @@ const maxHostname = 63
 var notCopied = []string{
 	corev1.LastAppliedConfigAnnotation,
 	v1alpha1.AnnotationRelease,
+	v1alpha1.AnnotationPlaceholder,
 	"cni.projectcalico.org/containerID",
 	"cni.projectcalico.org/podIP",
 	"cni.projectcalico.org/podIPs",
@@ -63,7 +64,7 @@ func BuildTargetPod(source *corev1.Pod, m *v1alpha1.Migration, gateImage string,
 	for _, a := range notCopied {
 		delete(pod.Annotations, a)
 	}
-	withoutAddresses(pod.Annotations, m)
+	withoutAddresses(pod, m)
 	pod.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 
 	s := &pod.Spec

@@ -162,9 +162,13 @@ func nodeOf(name string) string {
 
 func switchover(m *v1alpha1.Migration, s Summary) []Line {
 	if d := s.Downtime; d != nil {
-		bar := Bar(barWidth, int64(d.Total.Duration), int64(d.FreezeAndDump.Duration), int64(d.Handover.Duration), int64(d.Restore.Duration))
-		return []Line{line("switchover", "switchover", true, "%s %10s = freeze and dump %s + hand-over %s + restore %s", bar,
-			Duration(d.Total.Duration), Duration(d.FreezeAndDump.Duration), Duration(d.Handover.Duration), Duration(d.Restore.Duration))}
+		var shares []int64
+		var sum []string
+		for _, p := range downtimeParts(d) {
+			shares, sum = append(shares, int64(p.took)), append(sum, p.label+" "+Duration(p.took))
+		}
+		return []Line{line("switchover", "switchover", true, "%s %10s = %s",
+			Bar(barWidth, int64(d.Total.Duration), shares...), Duration(d.Total.Duration), strings.Join(sum, " + "))}
 	}
 	src := m.Status.Source
 	if src == nil || m.Status.Phase != v1alpha1.PhaseSwitchingOver && m.Status.Phase != v1alpha1.PhaseReplacing {

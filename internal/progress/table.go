@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"godwit.dev/godwit/api/v1alpha1"
 )
 
 // WriteTable writes the summary for people: a line per round and the final
@@ -82,16 +83,28 @@ func (s Summary) writeDowntime(w io.Writer) error {
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "\nDowntime:\t%s\t\n", Duration(d.Total.Duration))
-	for _, p := range []struct {
-		label string
-		part  metav1.Duration
-	}{{"freeze and dump", d.FreezeAndDump}, {"hand-over", d.Handover}, {"restore", d.Restore}} {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\n", p.label, Duration(p.part.Duration), Bar(barWidth, int64(d.Total.Duration), int64(p.part.Duration)))
+	for _, p := range downtimeParts(d) {
+		fmt.Fprintf(tw, "  %s\t%s\t%s\n", p.label, Duration(p.took), Bar(barWidth, int64(d.Total.Duration), int64(p.took)))
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
+}
+
+// part of a downtime.
+type part struct {
+	label string
+	took  time.Duration
+}
+
+// downtimeParts are what the downtime was made of, in order.
+func downtimeParts(d *v1alpha1.DowntimeStatus) []part {
+	parts := []part{{"freeze and dump", d.FreezeAndDump.Duration}, {"hand-over", d.Handover.Duration}}
+	if d.Replace != nil {
+		parts = append(parts, part{"replacement", d.Replace.Duration})
+	}
+	return append(parts, part{"restore", d.Restore.Duration})
 }
 
 func place(pod, node string) string {
