@@ -145,10 +145,11 @@ type MigrationSpec struct {
 
 	// connections says what becomes of the pod's established TCP connections. Close: the
 	// pod finds them closed, and its peers get a reset. Keep: they go on, as if the
-	// network had been away for a while. That needs the pod's address on the target,
-	// and so a pod that keeps its name (StatefulSets), and whose network plugin gives it the
-	// address that an annotation of the pod asks for (see status.connections). A
-	// connection that nobody had accepted yet is closed all the same.
+	// network had been away for a while. That needs the pod's address on the target. So
+	// it goes for pods of StatefulSets and for those of no controller, which then keep
+	// their names, and whose network plugin gives them the address that an annotation of
+	// the pod asks for (see status.connections). A connection that nobody had accepted
+	// yet is closed all the same.
 	// +kubebuilder:default=Close
 	// +optional
 	Connections ConnectionPolicy `json:"connections,omitempty"`

@@ -230,3 +230,32 @@ func TestConditionOfConnections(t *testing.T) {
 		t.Errorf("nothing is to be kept: %+v", c)
 	}
 }
+
+// The pod's address exists once: whoever makes the pod again has to make it under its name.
+func TestWhoseConnectionsAreKept(t *testing.T) {
+	m := &v1alpha1.Migration{}
+	for name, c := range map[string]struct {
+		owner   *metav1.OwnerReference
+		refused string
+	}{
+		"nobody's":       {nil, ""},
+		"StatefulSet's":  {controllerRef("apps/v1", KindStatefulSet), ""},
+		"ReplicaSet's":   {controllerRef("apps/v1", KindReplicaSet), v1alpha1.ReasonNameNotKept},
+		"Job's":          {controllerRef("batch/v1", KindJob), v1alpha1.ReasonNameNotKept},
+		"custom, unused": {controllerRef("example.com/v1", "Thing"), v1alpha1.ReasonNameNotKept},
+	} {
+		f := HandoffFacts{Owner: c.owner, KeepConnections: true}
+		if got := HandoffOf(f); got != v1alpha1.HandoffSameName {
+			t.Errorf("%s: handoff %q", name, got)
+		}
+		refusals := CheckHandoff(f, m)
+		if c.refused == "" && len(refusals) != 0 || c.refused != "" && (len(refusals) != 1 || refusals[0].Reason != c.refused) {
+			t.Errorf("%s: %+v", name, refusals)
+		}
+	}
+}
+
+func controllerRef(apiVersion, kind string) *metav1.OwnerReference {
+	yes := true
+	return &metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: "owner", UID: "owner", Controller: &yes}
+}
