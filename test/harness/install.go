@@ -21,7 +21,7 @@ import (
 
 // AddressAnnotation pins a pod's address where the network plugin of test/pinned is
 // installed.
-const AddressAnnotation = "godwit.dev/test-address"
+const AddressAnnotation = "test.godwit.dev/address"
 
 // installTimeout is generous: the nodes' processors are emulated.
 const installTimeout = 6 * time.Minute

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command pinned is a network plugin (CNI) for tests, which gives a pod the address that
-// its annotation godwit.dev/test-address asks for, on whatever node it is. The address is
+// its annotation test.godwit.dev/address asks for, on whatever node it is. The address is
 // one of the nodes' own network: the node that has the pod routes it to the pod, answers
 // for it there (proxy ARP), and says so when the pod comes. Nobody else needs to know.
 //
@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	annotation = "godwit.dev/test-address"
+	annotation = "test.godwit.dev/address"
 	// capability by which containerd hands a pod's annotations on.
 	capability = "io.kubernetes.cri.pod-annotations"
 	// uplink of a node; hop is what a pod takes for its router, and its node answers for.
