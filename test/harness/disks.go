@@ -4,13 +4,13 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"fmt"
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"text/template"
 	"time"
 
@@ -54,18 +54,11 @@ func (h *Harness) InstallDisks(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := template.New("disks").Option("missingkey=error").Parse(diskManifest)
+	manifest, err := renderDisks(h.Disks, digest, server)
 	if err != nil {
 		return err
 	}
-	var manifest bytes.Buffer
-	if err := t.Execute(&manifest, map[string]any{
-		"Driver": DiskDriver, "Namespace": DiskNamespace, "Dir": disksDir,
-		"Image": h.Disks, "Digest": digest, "Server": server,
-	}); err != nil {
-		return err
-	}
-	if _, err := h.KubectlApply(ctx, manifest.String()); err != nil {
+	if _, err := h.KubectlApply(ctx, manifest); err != nil {
 		return err
 	}
 	drivers := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: DiskNamespace, Name: "disks"}}
@@ -85,6 +78,18 @@ func (h *Harness) InstallDisks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func renderDisks(image, digest string, server *corev1.NFSVolumeSource) (string, error) {
+	t, err := template.New("disks").Option("missingkey=error").Parse(diskManifest)
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	err = t.Execute(&out, map[string]any{
+		"Driver": DiskDriver, "Namespace": DiskNamespace, "Dir": disksDir, "Image": image, "Digest": digest, "Server": server,
+	})
+	return out.String(), err
 }
 
 // fileServer is where the shared volume is, beside whose files the disks are.
