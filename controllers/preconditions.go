@@ -63,6 +63,11 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 	handoff := migration.HandoffOf(facts)
 	w.handoff = &handoff
 	refusals = append(refusals, migration.CheckHandoff(facts, m)...)
+	shared, err := r.shared(ctx, source, facts.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	refusals = append(refusals, shared...)
 	if len(refusals) > 0 {
 		return migration.Refusal(refusals), nil
 	}

@@ -102,6 +102,18 @@ func (r *MigrationReconciler) claimsToHandOver(ctx context.Context, w *world) (m
 	return r.claims(ctx, w.source)
 }
 
+// shared says what keeps the volumes that are to be handed over on the source's node.
+func (r *MigrationReconciler) shared(ctx context.Context, source *corev1.Pod, volumes []string) ([]v1alpha1.Failure, error) {
+	if len(volumes) == 0 {
+		return nil, nil
+	}
+	var pods corev1.PodList
+	if err := r.Client.List(ctx, &pods, client.InNamespace(source.Namespace)); err != nil {
+		return nil, fmt.Errorf("list the pods: %w", err)
+	}
+	return migration.CheckShared(source, volumes, pods.Items), nil
+}
+
 func (r *MigrationReconciler) placeholder(w *world, claims map[string]migration.Claim, hostnames []string) (*corev1.Pod, error) {
 	m := w.Migration
 	return migration.BuildPlaceholder(w.source, m, r.GateImage, r.GatePullPolicy, hostnames, migration.HandedOver(w.source, claims, m.Spec.VolumePolicy))
@@ -112,6 +124,13 @@ func (r *MigrationReconciler) arm(ctx context.Context, w *world, d migration.Dec
 	claims, err := r.claimsToHandOver(ctx, w)
 	if err != nil {
 		return d, err
+	}
+	refusals, err := r.shared(ctx, w.source, migration.HandedOver(w.source, claims, w.Migration.Spec.VolumePolicy))
+	if err != nil {
+		return d, err
+	}
+	if len(refusals) > 0 {
+		return abort(migration.Refusal(refusals)), nil
 	}
 	missing, failure, err := r.rehearseSameName(ctx, w, claims)
 	if err != nil || failure != nil || missing != "" {

@@ -85,6 +85,32 @@ func TestVolumesThatAreHandedOver(t *testing.T) {
 	}
 }
 
+func TestClaimsThatOthersUse(t *testing.T) {
+	source, _ := claimed()
+	source.UID = "source"
+	other := func(claim string, phase corev1.PodPhase) corev1.Pod {
+		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "other", UID: "other"}, Status: corev1.PodStatus{Phase: phase}}
+		p.Spec.Volumes = []corev1.Volume{{Name: "x", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+		return p
+	}
+	for name, c := range map[string]struct {
+		other   corev1.Pod
+		refused bool
+	}{
+		"runs":          {other("data-claim", corev1.PodRunning), true},
+		"waits":         {other("data-claim", corev1.PodPending), true},
+		"has ended":     {other("data-claim", corev1.PodSucceeded), false},
+		"another claim": {other("shared-claim", corev1.PodRunning), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := CheckShared(source, []string{"data"}, []corev1.Pod{*source, c.other})
+			if c.refused != (len(got) == 1) || c.refused && !strings.Contains(got[0].Message, `pod "other"`) {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
 // Under Handoff what is bound to its node is refused still, and what may be refused under
 // Reject says what to do.
 func TestVolumePolicies(t *testing.T) {
