@@ -119,6 +119,11 @@ func (r *MigrationReconciler) placeholder(w *world, claims map[string]migration.
 	return migration.BuildPlaceholder(w.source, m, r.GateImage, r.GatePullPolicy, hostnames, migration.HandedOver(w.source, claims, m.Spec.VolumePolicy))
 }
 
+// mayDropPlaceholder: the target is confirmed, and the pod is not made again any more.
+func mayDropPlaceholder(live *v1alpha1.Migration, pod *corev1.Pod) bool {
+	return mayDeletePlaceholder(live, pod) && live.Status.Phase == v1alpha1.PhaseCompleting
+}
+
 // arm rehearses how the pod is made anew, and enters the phase in which it is frozen.
 func (r *MigrationReconciler) arm(ctx context.Context, w *world, d migration.Decision) (migration.Decision, error) {
 	claims, err := r.claimsToHandOver(ctx, w)
@@ -233,7 +238,7 @@ func (r *MigrationReconciler) successorLike(placeholder *corev1.Pod, m *v1alpha1
 // makeAgain makes the pod of no controller again, on the node that has committed. There is
 // nothing to go back to: what is refused is tried again. The name is the lock; whichever
 // manager finds the pod there, and the placeholder's finalizer keeps what it is made of
-// until it is.
+// until it runs.
 func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migration.Decision) (migration.Decision, error) {
 	m := w.Migration
 	node, err := r.node(ctx, r.Client, targetOf(m).NodeName)
@@ -271,6 +276,23 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 	failpoint.At("manager-pod-made")
 	w.target, w.Target = pod, podFacts(pod)
 	return d, nil
+}
+
+// dropPod lets a pod go, if it is held, and deletes it, when the Migration as it is on the
+// API server allows that.
+func (r *MigrationReconciler) dropPod(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, may func(*v1alpha1.Migration, *corev1.Pod) bool) error {
+	if migration.IsHeld(pod) {
+		if err := r.confirm(ctx, m, func(live *v1alpha1.Migration) bool { return may(live, pod) }); err != nil {
+			return err
+		}
+		if err := r.letGo(ctx, pod); err != nil {
+			return err
+		}
+	}
+	if pod.DeletionTimestamp != nil {
+		return nil
+	}
+	return r.deletePod(ctx, m, pod, may)
 }
 
 // letGo lets a placeholder go.

@@ -46,7 +46,8 @@ func (f *fixture) podWithDisk(nodes ...string) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: f.ns, Name: "db", Labels: t.Labels, Annotations: map[string]string{"kept": "yes"}}, Spec: t.Spec}
 	pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
 	pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
-	must(f.T, cluster.client.Create(f.Context(), pod))
+	// A server that has just started does not know yet what the policy looks at.
+	f.retry(func() error { return cluster.client.Create(f.Context(), pod) })
 	eventually(f.T, "the pod to run", func() (bool, string) {
 		pod = f.pod("db")
 		return pod.Status.Phase == corev1.PodRunning, string(pod.Status.Phase)
@@ -156,14 +157,16 @@ func TestBarePodIsMadeAgainByAnotherManager(t *testing.T) {
 	})
 }
 
-// A pod that was made again and is deleted before its restore was ordered is made once more;
-// the placeholder's end is not waited for.
+// A pod that was made again and is deleted before its restore was ordered is made once more.
 func TestBarePodIsMadeOnceMore(t *testing.T) {
 	f := newFixture(t)
 	f.podWithDisk("n1", "n2")
 	f.handOver("m", "db")
 	m := f.toReplaced("m")
-	f.nothingBut([]string{"db", m.Status.Placeholder.PodName, "db"}, []string{"db", m.Status.Placeholder.PodName})
+	eventually(t, "the placeholder to make room", func() (bool, string) {
+		p := f.pod(m.Status.Placeholder.PodName)
+		return p.DeletionTimestamp != nil, fmt.Sprintf("%+v", p.ObjectMeta)
+	})
 	first := m.Status.Target.PodUID
 	must(t, client.IgnoreNotFound(cluster.client.Delete(t.Context(), f.pod("db"))))
 	m = f.await("m", "the next pod", func(m *v1alpha1.Migration) bool {
@@ -175,6 +178,7 @@ func TestBarePodIsMadeOnceMore(t *testing.T) {
 		t.Fatalf("it is lost: %s", m.Status.Message)
 	}
 	f.restored("m")
+	f.nothingBut([]string{"db", m.Status.Placeholder.PodName, "db", "db"}, []string{"db", "db", m.Status.Placeholder.PodName})
 }
 
 func TestBarePodIsRolledBack(t *testing.T) {
@@ -238,6 +242,7 @@ func TestNameIsKeptBeforeAnythingIsFrozen(t *testing.T) {
 			_ = restore()
 		}
 	}()
+	f.unkept()
 	f.handOver("m", "db")
 	f.toPreCopying("m")
 	f.source("m", v1alpha1.SourceConverged)
@@ -247,6 +252,23 @@ func TestNameIsKeptBeforeAnythingIsFrozen(t *testing.T) {
 	m := f.toSwitchingOver("m")
 	f.rollBack("m")
 	f.nothingBut([]string{"db", m.Status.Target.PodName}, []string{m.Status.Target.PodName})
+}
+
+// unkept waits until the API server keeps no names, of a Migration of which no manager
+// knows.
+func (f *fixture) unkept() {
+	f.Helper()
+	ns := f.ns + "-unkept"
+	must(f.T, cluster.client.Create(f.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}))
+	m := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "m"}, Spec: v1alpha1.MigrationSpec{PodName: "kept"}}
+	must(f.T, cluster.client.Create(f.Context(), m))
+	m.Status = v1alpha1.MigrationStatus{Phase: v1alpha1.PhaseReplacing, Handoff: v1alpha1.HandoffSameName}
+	must(f.T, cluster.client.Status().Update(f.Context(), m))
+	eventually(f.T, "the policy to be gone", func() (bool, string) {
+		t := template(nil)
+		err := cluster.client.Create(f.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "kept"}, Spec: t.Spec}, client.DryRunAll)
+		return err == nil, fmt.Sprint(err)
+	})
 }
 
 // Of a StatefulSet the pod is made again as ever, and has its volume again.
