@@ -62,7 +62,7 @@ func claimed() (*corev1.Pod, map[string]Claim) {
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "db-1", Namespace: "ns", Labels: map[string]string{"app": "db", v1alpha1.LabelMigration: "earlier"},
 		Annotations: map[string]string{"kept": "yes", v1alpha1.AnnotationPlaceholder: "a lie"}},
-		Spec: corev1.PodSpec{NodeName: "n1", Volumes: []corev1.Volume{claim("data"), claim("shared"), claim("unused")},
+		Spec: corev1.PodSpec{NodeName: "n1", SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(1000))}, Volumes: []corev1.Volume{claim("data"), claim("shared"), claim("unused")},
 			Containers: []corev1.Container{{Name: "app", Image: "app:v1", VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}, {Name: "shared", MountPath: "/shared"}}}}}}
 	of := func(mode corev1.PersistentVolumeAccessMode) Claim {
 		return Claim{Claim: &corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{AccessModes: []corev1.PersistentVolumeAccessMode{mode}}},
@@ -207,6 +207,7 @@ func TestPlaceholderKnowsThePod(t *testing.T) {
 	}
 	got := made("n2")
 	want := BuildTargetPod(source, m, "gate", corev1.PullAlways, []string{"n2"})
+	want.Spec.SecurityContext.FSGroupChangePolicy = ptr(corev1.FSGroupChangeOnRootMismatch)
 	want.Name, want.Labels = "db-1", map[string]string{"app": "db", v1alpha1.LabelMigration: "uid"}
 	for what, pair := range map[string][2]any{
 		"name": {got.Namespace + "/" + got.Name, "ns/db-1"}, "labels": {got.Labels, want.Labels}, "annotations": {got.Annotations, want.Annotations}, "spec": {got.Spec, want.Spec},
