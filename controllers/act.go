@@ -46,6 +46,8 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 		return r.makeAgain(ctx, w, d)
 	case migration.DeletePlaceholder:
 		return d, r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+	case migration.DropPlaceholder:
+		return d, r.dropPod(ctx, w.Migration, w.placeholder, mayDropPlaceholder)
 	case migration.MarkTarget:
 		return d, r.markTarget(ctx, w)
 	case migration.ReturnSource:
@@ -57,7 +59,7 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 	case migration.DeleteSource:
 		return d, r.deletePod(ctx, w.Migration, w.source, mayDeleteSource)
 	case migration.DeleteTarget:
-		return d, r.deletePod(ctx, w.Migration, w.target, mayDeleteTarget)
+		return d, r.dropPod(ctx, w.Migration, w.target, mayDeleteTarget)
 	}
 	return d, nil
 }
@@ -164,14 +166,6 @@ func (r *MigrationReconciler) deletePod(ctx context.Context, m *v1alpha1.Migrati
 		return err
 	}
 	failpoint.In("manager-deleting", string(m.Status.Phase))
-	if migration.IsHeld(pod) {
-		if err := r.letGo(ctx, pod); err != nil {
-			return err
-		}
-	}
-	if pod.DeletionTimestamp != nil {
-		return nil
-	}
 	err := r.Client.Delete(ctx, pod, client.GracePeriodSeconds(int64(deletionGrace.Seconds())), client.Preconditions{UID: &pod.UID})
 	if apierrors.IsNotFound(err) {
 		return nil

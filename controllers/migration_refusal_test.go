@@ -37,6 +37,19 @@ func (f *fixture) directory(name string) {
 	}), "create PersistentVolume %s", name)
 }
 
+// disk makes a PersistentVolume that can be attached to any node.
+func (f *fixture) disk() string {
+	f.Helper()
+	name := f.ns + "-disk"
+	f.must(testClient.Create(f.ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Capacity:               corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "disk.example", VolumeHandle: name}}},
+	}), "create PersistentVolume %s", name)
+	return name
+}
+
 func withClaim(name string) func(*corev1.Pod) {
 	return func(pod *corev1.Pod) {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
@@ -48,10 +61,17 @@ func withClaim(name string) func(*corev1.Pod) {
 // What the API shows to be impossible fails at once, and leaves nothing behind.
 func TestControllerRefuses(t *testing.T) {
 	f := newFixture(t)
+	yes := true
 	f.claim("one-node", corev1.ReadWriteOnce, "")
 	f.directory(f.ns + "-directory")
+	f.claim("of-two", corev1.ReadWriteOnce, f.disk())
+	f.runningPod("other", withClaim("of-two"))
+	ofReplicaSet := func(p *corev1.Pod) {
+		withClaim("of-two")(p)
+		p.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "1", Controller: &yes}}
+	}
+	handOver := v1alpha1.MigrationSpec{VolumePolicy: v1alpha1.VolumePolicyHandoff}
 	f.claim("directory", corev1.ReadWriteMany, f.ns+"-directory")
-	yes := true
 	for _, tc := range []struct {
 		name   string
 		change func(*corev1.Pod)
@@ -65,6 +85,10 @@ func TestControllerRefuses(t *testing.T) {
 		{"host-network", func(p *corev1.Pod) { p.Spec.HostNetwork = true }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonHostNetwork},
 		{"claim-of-one-node", withClaim("one-node"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
 		{"claim-of-a-directory", withClaim("directory"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
+		{"handed-over-directory", withClaim("directory"), handOver, v1alpha1.ReasonVolumeNotPortable},
+		{"handed-over-unbound", withClaim("one-node"), handOver, v1alpha1.ReasonVolumeNotPortable},
+		{"handed-over-of-two", withClaim("of-two"), handOver, v1alpha1.ReasonVolumeNotPortable},
+		{"handed-over-of-a-replicaset", ofReplicaSet, handOver, v1alpha1.ReasonVolumeNotPortable},
 		{"missing-claim", withClaim("nowhere"), v1alpha1.MigrationSpec{}, v1alpha1.ReasonVolumeNotPortable},
 		{"no-other-arm-node", func(p *corev1.Pod) { p.Spec.NodeName = "arm" }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonNoEligibleNode},
 		{"unknown-source-node", func(p *corev1.Pod) { p.Spec.NodeName = "elsewhere" }, v1alpha1.MigrationSpec{}, v1alpha1.ReasonSourceNodeNotReady},

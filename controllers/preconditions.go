@@ -70,6 +70,11 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 			refusals = append(refusals, *failure)
 		}
 	}
+	shared, err := r.shared(ctx, source, facts.Volumes)
+	if err != nil {
+		return nil, err
+	}
+	refusals = append(refusals, shared...)
 	if len(refusals) > 0 {
 		return migration.Refusal(refusals), nil
 	}

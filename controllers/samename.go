@@ -102,9 +102,26 @@ func (r *MigrationReconciler) claimsToHandOver(ctx context.Context, w *world) (m
 	return r.claims(ctx, w.source)
 }
 
+// shared says what keeps the volumes that are to be handed over on the source's node.
+func (r *MigrationReconciler) shared(ctx context.Context, source *corev1.Pod, volumes []string) ([]v1alpha1.Failure, error) {
+	if len(volumes) == 0 {
+		return nil, nil
+	}
+	var pods corev1.PodList
+	if err := r.Client.List(ctx, &pods, client.InNamespace(source.Namespace)); err != nil {
+		return nil, fmt.Errorf("list the pods: %w", err)
+	}
+	return migration.CheckShared(source, volumes, pods.Items), nil
+}
+
 func (r *MigrationReconciler) placeholder(w *world, claims map[string]migration.Claim, hostnames []string) (*corev1.Pod, error) {
 	m := w.Migration
 	return migration.BuildPlaceholder(w.source, m, r.GateImage, r.GatePullPolicy, hostnames, migration.HandedOver(w.source, claims, m.Spec.VolumePolicy))
+}
+
+// mayDropPlaceholder: the target is confirmed, and the pod is not made again any more.
+func mayDropPlaceholder(live *v1alpha1.Migration, pod *corev1.Pod) bool {
+	return mayDeletePlaceholder(live, pod) && live.Status.Phase == v1alpha1.PhaseCompleting
 }
 
 // arm rehearses how the pod is made anew, and enters the phase in which it is frozen.
@@ -112,6 +129,13 @@ func (r *MigrationReconciler) arm(ctx context.Context, w *world, d migration.Dec
 	claims, err := r.claimsToHandOver(ctx, w)
 	if err != nil {
 		return d, err
+	}
+	refusals, err := r.shared(ctx, w.source, migration.HandedOver(w.source, claims, w.Migration.Spec.VolumePolicy))
+	if err != nil {
+		return d, err
+	}
+	if len(refusals) > 0 {
+		return abort(migration.Refusal(refusals)), nil
 	}
 	missing, failure, err := r.rehearseSameName(ctx, w, claims)
 	if err != nil || failure != nil || missing != "" {
@@ -214,7 +238,7 @@ func (r *MigrationReconciler) successorLike(placeholder *corev1.Pod, m *v1alpha1
 // makeAgain makes the pod of no controller again, on the node that has committed. There is
 // nothing to go back to: what is refused is tried again. The name is the lock; whichever
 // manager finds the pod there, and the placeholder's finalizer keeps what it is made of
-// until it is.
+// until it runs.
 func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migration.Decision) (migration.Decision, error) {
 	m := w.Migration
 	node, err := r.node(ctx, r.Client, targetOf(m).NodeName)
@@ -252,6 +276,23 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 	failpoint.At("manager-pod-made")
 	w.target, w.Target = pod, podFacts(pod)
 	return d, nil
+}
+
+// dropPod lets a pod go, if it is held, and deletes it, when the Migration as it is on the
+// API server allows that.
+func (r *MigrationReconciler) dropPod(ctx context.Context, m *v1alpha1.Migration, pod *corev1.Pod, may func(*v1alpha1.Migration, *corev1.Pod) bool) error {
+	if migration.IsHeld(pod) {
+		if err := r.confirm(ctx, m, func(live *v1alpha1.Migration) bool { return may(live, pod) }); err != nil {
+			return err
+		}
+		if err := r.letGo(ctx, pod); err != nil {
+			return err
+		}
+	}
+	if pod.DeletionTimestamp != nil {
+		return nil
+	}
+	return r.deletePod(ctx, m, pod, may)
 }
 
 // letGo lets a placeholder go.

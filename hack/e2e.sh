@@ -21,7 +21,7 @@ elif [ -z "${RUN:-}" ]; then
 	skip=$long
 fi
 # test2json makes of the test binary's output what go test -json prints.
-IMAGES="godwit memhog" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
+IMAGES="godwit memhog disks" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
 	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
 	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-60m}" -test.run "${RUN:-.}" -test.skip "$skip"

@@ -87,6 +87,28 @@ func HandedOver(pod *corev1.Pod, claims map[string]Claim, policy v1alpha1.Volume
 	return names
 }
 
+// CheckShared returns a refusal for each of the volumes whose claim another pod uses too:
+// the node would not be rid of it when the source is gone. pods are those of the namespace.
+func CheckShared(source *corev1.Pod, volumes []string, pods []corev1.Pod) []v1alpha1.Failure {
+	var r refusals
+	eachClaim(source, func(volume, claim string) {
+		if !slices.Contains(volumes, volume) {
+			return
+		}
+		for i := range pods {
+			p := &pods[i]
+			uses := slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+				return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim
+			})
+			if uses && p.UID != source.UID && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
+				r.add(v1alpha1.ReasonVolumeNotPortable, "volume %q: claim %q is used by pod %q too, and cannot be taken from the node as long as it is; only claims of one pod follow it (volumePolicy Handoff)", volume, claim, p.Name)
+				return
+			}
+		}
+	})
+	return r
+}
+
 // Attachable leaves of the nodes those to which the pod's volumes may be attached, and
 // says of the others why they may not. Where a volume is mounted by the target itself the
 // scheduler sees to that.

@@ -62,7 +62,7 @@ func claimed() (*corev1.Pod, map[string]Claim) {
 	}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "db-1", Namespace: "ns", Labels: map[string]string{"app": "db", v1alpha1.LabelMigration: "earlier"},
 		Annotations: map[string]string{"kept": "yes", v1alpha1.AnnotationPlaceholder: "a lie"}},
-		Spec: corev1.PodSpec{NodeName: "n1", Volumes: []corev1.Volume{claim("data"), claim("shared"), claim("unused")},
+		Spec: corev1.PodSpec{NodeName: "n1", SecurityContext: &corev1.PodSecurityContext{FSGroup: ptr(int64(1000))}, Volumes: []corev1.Volume{claim("data"), claim("shared"), claim("unused")},
 			Containers: []corev1.Container{{Name: "app", Image: "app:v1", VolumeMounts: []corev1.VolumeMount{{Name: "data", MountPath: "/data"}, {Name: "shared", MountPath: "/shared"}}}}}}
 	of := func(mode corev1.PersistentVolumeAccessMode) Claim {
 		return Claim{Claim: &corev1.PersistentVolumeClaim{Status: corev1.PersistentVolumeClaimStatus{AccessModes: []corev1.PersistentVolumeAccessMode{mode}}},
@@ -82,6 +82,32 @@ func TestVolumesThatAreHandedOver(t *testing.T) {
 	claims["data-claim"] = claims["shared-claim"]
 	if got := HandedOver(pod, claims, v1alpha1.VolumePolicyHandoff); got != nil {
 		t.Errorf("handed over though several nodes can have them: %q", got)
+	}
+}
+
+func TestClaimsThatOthersUse(t *testing.T) {
+	source, _ := claimed()
+	source.UID = "source"
+	other := func(claim string, phase corev1.PodPhase) corev1.Pod {
+		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "other", UID: "other"}, Status: corev1.PodStatus{Phase: phase}}
+		p.Spec.Volumes = []corev1.Volume{{Name: "x", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+		return p
+	}
+	for name, c := range map[string]struct {
+		other   corev1.Pod
+		refused bool
+	}{
+		"runs":          {other("data-claim", corev1.PodRunning), true},
+		"waits":         {other("data-claim", corev1.PodPending), true},
+		"has ended":     {other("data-claim", corev1.PodSucceeded), false},
+		"another claim": {other("shared-claim", corev1.PodRunning), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := CheckShared(source, []string{"data"}, []corev1.Pod{*source, c.other})
+			if c.refused != (len(got) == 1) || c.refused && !strings.Contains(got[0].Message, `pod "other"`) {
+				t.Errorf("%+v", got)
+			}
+		})
 	}
 }
 
@@ -181,6 +207,7 @@ func TestPlaceholderKnowsThePod(t *testing.T) {
 	}
 	got := made("n2")
 	want := BuildTargetPod(source, m, "gate", corev1.PullAlways, []string{"n2"})
+	want.Spec.SecurityContext.FSGroupChangePolicy = ptr(corev1.FSGroupChangeOnRootMismatch)
 	want.Name, want.Labels = "db-1", map[string]string{"app": "db", v1alpha1.LabelMigration: "uid"}
 	for what, pair := range map[string][2]any{
 		"name": {got.Namespace + "/" + got.Name, "ns/db-1"}, "labels": {got.Labels, want.Labels}, "annotations": {got.Annotations, want.Annotations}, "spec": {got.Spec, want.Spec},
@@ -251,9 +278,11 @@ func TestDecisionsForPodsThatTheManagerMakesAgain(t *testing.T) {
 		"by force":                          {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Placeholder = PodFacts{} }), Wait, "", v1alpha1.ReasonTargetPodGone},
 		"somebody else's pod":               {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Usurped = true }), Wait, "", v1alpha1.ReasonReplacementNotSteered},
 		"its node says nothing":             {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.TargetNode.NotReady = "Unknown" }), MakeAgain, "", v1alpha1.ReasonTargetNodeNotReady},
-		"its node is gone":                  {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.TargetNode = TargetNode{Known: true} }), Wait, "", v1alpha1.ReasonTargetNodeLost},
+		"its node is gone":                  {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.TargetNode = TargetNode{Known: true} }), MakeAgain, "", v1alpha1.ReasonTargetNodeLost},
+		"its node is gone, and all else":    {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.TargetNode, o.Placeholder = TargetNode{Known: true}, PodFacts{} }), Wait, "", v1alpha1.ReasonTargetNodeLost},
 		"there again":                       {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Target = target }), DeletePlaceholder, "", ""},
-		"the placeholder is held":           {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Target, o.Placeholder = target, removed }), DeletePlaceholder, "", ""},
+		"the placeholder is held":           {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Target, o.Placeholder = target, removed }), Wait, "", ""},
+		"it runs, the placeholder is held":  {v1alpha1.PhaseCompleting, gone(func(o *Observation) { o.Target, o.Placeholder = target, removed }), DropPlaceholder, "", ""},
 		"removed while it was restored":     {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Migration.Status.Target.RestoreStartedAt = &metav1.MicroTime{} }), Wait, "", ""},
 		"ran and lost":                      {v1alpha1.PhaseReplacing, gone(func(o *Observation) { o.Migration.Status.Target.TreeGoneAt = &metav1.MicroTime{} }), Wait, "", v1alpha1.ReasonTargetPodGone},
 		"rolled back":                       {v1alpha1.PhaseRollingBack, func(o *Observation) { o.Migration.Status.Handover.State, o.Target = v1alpha1.HandoverAborted, removed }, DeleteTarget, "", ""},

@@ -93,8 +93,11 @@ const (
 	Arm Action = "Arm"
 	// MakeAgain makes the pod of no controller again, under its name: the target.
 	MakeAgain Action = "MakeAgain"
-	// DeletePlaceholder deletes the placeholder, UID as precondition.
+	// DeletePlaceholder deletes the placeholder, UID as precondition, so that its node has
+	// room for the pod. What it says of the pod stays, in case it has to be made once more.
 	DeletePlaceholder Action = "DeletePlaceholder"
+	// DropPlaceholder lets the placeholder go, and deletes it, UID as precondition.
+	DropPlaceholder Action = "DropPlaceholder"
 	// AnnounceRelease writes that the source is about to be released from its
 	// workload controller; from then on the webhook steers the replacement.
 	AnnounceRelease Action = "AnnounceRelease"
@@ -270,7 +273,7 @@ func decideCommitted(o Observation) Decision {
 		case o.Owner.TargetUncounted && o.Target.Exists:
 			return Decision{Action: CountTarget, Message: "the pod runs on the target; its Job is told to count it"}
 		case o.Placeholder.toBeRemoved():
-			return Decision{Action: DeletePlaceholder, Message: "the pod runs on the target; removing the placeholder"}
+			return Decision{Action: DropPlaceholder, Message: "the pod runs on the target; removing the placeholder"}
 		case o.Source.Exists && !o.Source.Deleting:
 			return Decision{Action: DeleteSource, Message: "the pod runs on the target; removing the source pod"}
 		case o.Source.Exists:

@@ -123,5 +123,17 @@ func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateIm
 	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 	pod.ObjectMeta = meta
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy
+	keepModes(&pod.Spec)
 	return pod, nil
+}
+
+// keepModes keeps kubelet from giving all files of the pod's volumes to its fsGroup when
+// it mounts them: it did so on the source, and the processes that are restored have files
+// open whose modes are to be what they were. It looks at the volume's root only then, which
+// is right already, or empty.
+func keepModes(spec *corev1.PodSpec) {
+	if c := spec.SecurityContext; c != nil && c.FSGroup != nil {
+		policy := corev1.FSGroupChangeOnRootMismatch
+		c.FSGroupChangePolicy = &policy
+	}
 }

@@ -140,13 +140,15 @@ func decideSameName(o Observation) Decision {
 		return Decision{Action: DeleteSource, Message: "committed: removing the source pod, so that its name is free"}
 	case o.Source.Exists:
 		return waiting("the source pod is being removed, so that its name is free")
-	case o.Target.Exists && o.Placeholder.toBeRemoved():
+	case o.Target.Exists && o.Placeholder.Exists && !o.Placeholder.Deleting:
 		return Decision{Action: DeletePlaceholder, Message: "committed: pod " + m.Spec.PodName + " is there again; removing the placeholder"}
 	case !o.Target.Exists && !o.Owner.owned():
-		if !MayFollow(m) || l != nil && l.Reason != v1alpha1.ReasonTargetNodeNotReady {
+		if !MayFollow(m) || o.Usurped || !o.Placeholder.Exists {
 			return waiting("pod %s is not there", m.Spec.PodName)
 		}
-		return Decision{Action: MakeAgain, Lost: l, Message: "committed: making pod " + m.Spec.PodName + " again" + failedRestores(m)}
+		d := waiting("making pod %s again", m.Spec.PodName)
+		d.Action = MakeAgain
+		return d
 	case !o.Target.Exists:
 		d := waiting("%s is to make pod %s again%s", o.Owner, m.Spec.PodName, ownerTrouble(o.Owner))
 		d.RequeueAfter = ownerPoll

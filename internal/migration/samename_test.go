@@ -64,7 +64,7 @@ func TestDecisionsForPodsThatKeepTheirNames(t *testing.T) {
 		"said, not seen":          {v1alpha1.PhaseReplacing, restoredIn(target), Wait, "", ""},
 		"restored":                {v1alpha1.PhaseReplacing, restoredIn(ran), Advance, v1alpha1.PhaseCompleting, ""},
 		"ran and lost":            {v1alpha1.PhaseReplacing, func(o *Observation) { restoredIn(ran)(o); o.Migration.Status.Target.TreeGoneAt = &metav1.MicroTime{} }, Wait, "", v1alpha1.ReasonTargetPodGone},
-		"completing":              {v1alpha1.PhaseCompleting, func(o *Observation) { restoredIn(ran)(o); o.Placeholder = placeholder }, DeletePlaceholder, "", ""},
+		"completing":              {v1alpha1.PhaseCompleting, func(o *Observation) { restoredIn(ran)(o); o.Placeholder = placeholder }, DropPlaceholder, "", ""},
 		"a person wants it back":  {v1alpha1.PhaseReplacing, resolve(v1alpha1.ResolveForceSource), DeleteSource, "", ""},
 		"a person gives up":       {v1alpha1.PhaseReplacing, func(o *Observation) { o.Source = PodFacts{}; resolve(v1alpha1.ResolveForceTarget)(o) }, Advance, v1alpha1.PhaseCompleting, ""},
 		"a person is not forcing": {v1alpha1.PhaseReplacing, func(o *Observation) { o.Source = PodFacts{}; resolve(v1alpha1.ResolveTarget)(o) }, Wait, "", ""},

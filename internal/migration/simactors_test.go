@@ -95,6 +95,8 @@ func (w *world) controller() *actor {
 		case MakeAgain:
 			steps = append(steps, w.makeAgain)
 		case DeletePlaceholder:
+			steps = append(steps, func() { w.set.placeholder.deleting = true })
+		case DropPlaceholder:
 			steps = append(steps, func() { w.set.placeholder.held, w.set.placeholder.deleting = false, true })
 		case DeleteTarget:
 			steps = append(steps, func() {

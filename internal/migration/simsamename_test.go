@@ -50,7 +50,11 @@ func (w *world) setActs(faults bool) {
 	s := w.set
 	s.unsettled = faults && !s.bare && w.pick(12) == 0
 	m := w.latest()
-	if p := m.Status.Placeholder; faults && p != nil && w.pick(10) == 0 {
+	if faults && w.successor() && !w.targetMayRun() && w.pick(20) == 0 {
+		w.log("a person deletes the pod that was made again")
+		w.target.deleting = true
+	}
+	if p := m.Status.Placeholder; faults && p != nil && w.pick(10) == 0 && (handover(m) == v1alpha1.HandoverCommitted || w.pick(20) == 0) {
 		w.log("a person deletes the placeholder")
 		if w.target.exists && w.target.uid == p.PodUID {
 			w.target.deleting = true
@@ -126,7 +130,7 @@ func (w *world) makeAgain() {
 
 func (w *world) checkSet() {
 	m := w.latest()
-	if w.set.usurper && handover(m) == v1alpha1.HandoverCommitted && !w.set.givenUp && !w.sourceDeleted {
+	if w.set.usurper && handover(m) == v1alpha1.HandoverCommitted && !Finished(m.Status.Phase) && !w.set.givenUp && !w.sourceDeleted {
 		w.violated("the pod was started afresh")
 	}
 	if p := m.Status.Placeholder; p != nil && p.PodUID == w.target.uid && w.tree != noRestore && w.target.exists {
@@ -328,10 +332,13 @@ func TestSimulationNoticesBrokenRulesOfNames(t *testing.T) {
 				return v, why
 			}
 		},
-		"the source is removed as soon as it is committed": func(d *deciders) {
+		"the source is removed before nothing is taken back any more": func(d *deciders) {
 			d.controller = func(o Observation) Decision {
-				if handover(o.Migration) == v1alpha1.HandoverCommitted && o.Source.Exists && !o.Source.Deleting {
-					return Decision{Action: DeleteSource}
+				if handover(o.Migration) == v1alpha1.HandoverCommitted && o.Migration.Status.Phase == v1alpha1.PhaseSwitchingOver && o.Source.Exists {
+					if !o.Source.Deleting {
+						return Decision{Action: DeleteSource}
+					}
+					o.Source.Deleting = false
 				}
 				return Decide(o)
 			}
@@ -342,7 +349,15 @@ func TestSimulationNoticesBrokenRulesOfNames(t *testing.T) {
 				if v := Decide(o); v.Action != MakeAgain {
 					return v
 				}
-				return Decision{Action: DeletePlaceholder}
+				return Decision{Action: DropPlaceholder}
+			}
+		},
+		"the placeholder is dropped when the pod is there again": func(d *deciders) {
+			d.controller = func(o Observation) Decision {
+				if v := Decide(o); v.Action != DeletePlaceholder {
+					return v
+				}
+				return Decision{Action: DropPlaceholder}
 			}
 		},
 		"nobody makes the pod again": func(d *deciders) {

@@ -65,6 +65,14 @@ func (s *scenario) pinAddresses() {
 	}
 }
 
+// talker is a pod that has the address.
+func (s *scenario) talker(name string) *corev1.Pod {
+	pod := harness.Pod(s.namespace, name, s.Memhog)
+	pod.Annotations = map[string]string{harness.AddressAnnotation: pinnedAddress}
+	pod.Spec.Containers[0].Command = []string{"/usr/local/bin/talk"}
+	return pod
+}
+
 // talking runs a StatefulSet with one pod that has the address, and a Service.
 func (s *scenario) talking() (pod *corev1.Pod, service string) {
 	s.Helper()
@@ -72,13 +80,11 @@ func (s *scenario) talking() (pod *corev1.Pod, service string) {
 	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "talk"},
 		Spec: corev1.ServiceSpec{Selector: labels, Ports: []corev1.ServicePort{{Port: 70, TargetPort: intstr.FromInt32(talkPort)}}}}
 	s.must(s.Create(s.ctx, svc))
-	template := harness.Pod(s.namespace, "talk", s.Memhog)
-	template.Spec.Containers[0].Command = []string{"/usr/local/bin/talk"}
+	template := s.talker("talk")
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "talk"},
 		Spec: appsv1.StatefulSetSpec{Replicas: &one, ServiceName: "talk", Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
-				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: map[string]string{harness.AddressAnnotation: pinnedAddress}},
-				Spec:       template.Spec}}}
+				ObjectMeta: metav1.ObjectMeta{Labels: labels, Annotations: template.Annotations}, Spec: template.Spec}}}
 	s.must(s.Create(s.ctx, set))
 	s.eventually("a pod with the address", func() (bool, string) {
 		s.must(s.AwaitFor(s.ctx, scenarioTimeout, set, "the StatefulSet", func(bool) (bool, error) { return set.Status.AvailableReplicas == 1, nil }))
@@ -196,6 +202,7 @@ func (s *scenario) poured(c *conversation, wrote chan error) {
 func TestConnectionsAreKept(t *testing.T) {
 	s := begin(t)
 	s.pinAddresses()
+	s.longer(2)
 	pod, service := s.talking()
 	direct := net.JoinHostPort(pinnedAddress, fmt.Sprint(talkPort))
 	idle := s.connect("idle", direct, "talk")
@@ -259,6 +266,19 @@ func TestConnectionsAreKept(t *testing.T) {
 		t.Fatalf("%q, %v", line, err)
 	}
 	s.poured(full, wrote)
+
+	s.must(s.Delete(s.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "talk"}}))
+	s.must(s.AwaitPodGone(s.ctx, pod))
+	pod = s.start(s.talker("bare"))
+	talkers = []*conversation{s.connect("busy", direct, "talk")}
+	moved("of no controller", func() {
+		m := s.migration("bare", pod.Name, keep)
+		if now := s.arrived(m); now.Name != pod.Name || now.Status.PodIP != pinnedAddress {
+			s.Errorf("%s is %s, with the address %s", pod.Name, now.Name, now.Status.PodIP)
+		}
+		s.nothingLeft(m)
+		s.nothingHeld()
+	})
 }
 
 // nothingHeld checks that no node holds an address.

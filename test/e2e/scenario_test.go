@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -173,9 +174,13 @@ func (s *scenario) logDowntime(m *v1alpha1.Migration) {
 	if d := m.Status.Downtime; d == nil || d.Total.Duration <= 0 {
 		s.Errorf("no downtime was measured\n%s", harness.Summary(m))
 	} else {
-		s.Logf("%s: %s to %s, down for %s = %s + %s + %s", m.Name, m.Status.Source.NodeName, m.Status.Target.NodeName,
+		replaced := ""
+		if d.Replace != nil {
+			replaced = fmt.Sprintf(" + %s", d.Replace.Round(time.Millisecond))
+		}
+		s.Logf("%s: %s to %s, down for %s = %s + %s%s + %s", m.Name, m.Status.Source.NodeName, m.Status.Target.NodeName,
 			d.Total.Round(time.Millisecond), d.FreezeAndDump.Round(time.Millisecond),
-			d.Handover.Round(time.Millisecond), d.Restore.Round(time.Millisecond))
+			d.Handover.Round(time.Millisecond), replaced, d.Restore.Round(time.Millisecond))
 	}
 }
 

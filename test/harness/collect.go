@@ -28,7 +28,7 @@ func (h *Harness) Collect(ctx context.Context, namespace, dir string) error {
 		}
 		errs = append(errs, os.WriteFile(filepath.Join(dir, file), []byte(out), 0o644))
 	}
-	write("objects.txt", "get", "migrations,pods,services,endpointslices,nodes", "-A", "-o", "wide")
+	write("objects.txt", "get", "migrations,pods,services,endpointslices,nodes,persistentvolumes,persistentvolumeclaims,volumeattachments,csinodes", "-A", "-o", "wide")
 	write("migrations.yaml", "-n", namespace, "get", "migrations", "-o", "yaml")
 	write("pods.yaml", "-n", namespace, "get", "pods", "-o", "yaml")
 	write("describe.txt", "-n", namespace, "describe", "--show-events", "migrations,pods")
@@ -39,6 +39,8 @@ func (h *Harness) Collect(ctx context.Context, namespace, dir string) error {
 		write(component+".log", selector...)
 		write(component+"-previous.log", append(selector, "--previous", "--ignore-errors")...)
 	}
+	write("disks.txt", "-n", DiskNamespace, "describe", "pods")
+	write("disks.log", "-n", DiskNamespace, "logs", "-l", "app=disks", "--all-containers", "--prefix", "--tail=-1")
 	for _, n := range h.Nodes.Nodes() {
 		var out, stderr bytes.Buffer
 		code, err := n.Stream(ctx, nodeScript, nil, &out, &stderr)

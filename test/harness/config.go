@@ -23,7 +23,7 @@ type Config struct {
 	// Chart is the directory of the chart.
 	Chart string
 	// Images of ours and of the workloads.
-	Godwit, Redis, Memhog, Toolbox string
+	Godwit, Redis, Memhog, Toolbox, Disks string
 	// NodeTests is the directory of the test binaries that run on a node.
 	NodeTests string
 	// Artifacts is the directory for the logs of failures.
@@ -42,6 +42,7 @@ func ConfigFromEnvironment() (Config, error) {
 		Redis:      cmp.Or(os.Getenv("REDIS_IMAGE"), catalog.Ref(catalog.Redis)),
 		Memhog:     cmp.Or(os.Getenv("MEMHOG_IMAGE"), catalog.Ref(catalog.Memhog)),
 		Toolbox:    cmp.Or(os.Getenv("TOOLBOX_IMAGE"), catalog.Ref(catalog.Toolbox)),
+		Disks:      cmp.Or(os.Getenv("DISKS_IMAGE"), catalog.Ref(catalog.Disks)),
 		NodeTests:  cmp.Or(os.Getenv("NODE_TESTS"), "bin/node"),
 		Artifacts:  cmp.Or(os.Getenv("ARTIFACTS"), "artifacts"),
 		Keep:       os.Getenv("KEEP") == "1",

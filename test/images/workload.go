@@ -5,7 +5,6 @@ package main
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,34 +24,6 @@ import (
 	"godwit.dev/godwit/test/images/debian"
 	"godwit.dev/godwit/test/images/rootfs"
 )
-
-// programs compiles the Go programs of an image and returns them by their path
-// in it. The compiler's own cache makes this cheap, so it happens before the
-// key is known and the binaries themselves are part of the key.
-func (b *builder) programs(ctx context.Context, image catalog.Image) (map[string][]byte, error) {
-	binaries := make(map[string][]byte)
-	if len(image.Programs) == 0 {
-		return binaries, nil
-	}
-	dir, err := os.MkdirTemp(b.dir, ".programs-")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	for _, p := range image.Programs {
-		file := filepath.Join(dir, "program")
-		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", file, p.Package)
-		cmd.Dir = b.module
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOFLAGS=-mod=readonly")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("go build %s: %w\n%s", p.Package, err, bytes.TrimSpace(out))
-		}
-		if binaries[p.Path], err = os.ReadFile(file); err != nil {
-			return nil, err
-		}
-	}
-	return binaries, nil
-}
 
 // workloadKey is a hash of the image's description and programs. Versions of
 // packages are not part of it: an image stays as it is until its description

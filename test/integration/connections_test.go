@@ -5,10 +5,13 @@ package integration
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -135,4 +138,27 @@ func TestAnAddressIsHeldAcrossRestarts(t *testing.T) {
 		held, err := n.fake.Held(t.Context())
 		return err == nil && len(held) == 0
 	}, m)
+}
+
+// A pod that nobody but the manager makes again keeps its connections as well. Beside it
+// nothing asks for its address.
+func TestConnectionsOfABarePodAreKept(t *testing.T) {
+	c := newCluster(t)
+	pod := c.startPod("app", func(p *corev1.Pod) { p.Annotations = maps.Clone(pinned) })
+	m := c.migrate(pod.Name, keepConnections)
+	c.eventually("the placeholder", func() bool { return c.get(m) && m.Status.Placeholder != nil }, m)
+	placeholder := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: m.Status.Placeholder.PodName}}
+	if c.get(placeholder) && placeholder.Annotations["cni.projectcalico.org/ipAddrs"] != "" {
+		t.Errorf("the placeholder asks for the address: %v", placeholder.Annotations)
+	}
+	c.awaitPhase(m, v1alpha1.PhaseSucceeded, v1alpha1.PhaseFailed)
+	c.keptItsName(m, pod)
+	c.runsOn("n2")
+	now := pod.DeepCopy()
+	if !c.get(now) || now.Annotations["cni.projectcalico.org/ipAddrs"] != pinned["cni.projectcalico.org/ipAddrs"] {
+		t.Errorf("the pod does not ask for its address: %v", now.Annotations)
+	}
+	if r := m.Status.Target.Connections; r == nil || r.State != v1alpha1.ConnectionsKept {
+		t.Errorf("connections: %+v: %s", r, describe(m))
+	}
 }

@@ -43,7 +43,12 @@ const (
 	GoServer = "goserver"
 	// Everything holds something of each kind that Linux gives a process.
 	Everything = "everything"
+	// Disks is a CSI driver, and the attacher that speaks to it for Kubernetes.
+	Disks = "disks"
 )
+
+// attacher is the version of the CSI attacher's module.
+const attacher = "v4.13.0"
 
 // Software are the images that "make compat" moves, beside Redis. They are built when
 // they are asked for.
@@ -52,10 +57,13 @@ var Software = []string{Postgres, Nginx, JVM, Python, Node, GoServer, Everything
 // Ref returns the reference under which the image is known on a node.
 func Ref(name string) string { return Prefix + name + ":" + Tag }
 
-// Program is a Go program of this repository that goes into an image.
+// Program is a Go program that goes into an image.
 type Program struct {
-	// Package is the program's import path relative to the module, "./…".
+	// Package is the program's import path: relative to the module of this repository,
+	// "./…", unless Module names another one.
 	Package string
+	// Module and Version are the module that brings the package, if it is not ours.
+	Module, Version string
 	// Path is where the binary goes in the image.
 	Path string
 }
@@ -184,6 +192,21 @@ func All() []Image {
 			User:       "999:999",
 			WorkingDir: "/data",
 			Ports:      []string{"6379/tcp"},
+		},
+		{
+			Name:     Disks,
+			Packages: []string{"base-files", "e2fsprogs"},
+			Omit:     installOnly,
+			Programs: []Program{
+				{Package: "./test/disks", Path: "/usr/local/bin/disks"},
+				{
+					Module: "github.com/kubernetes-csi/external-attacher/v4", Version: attacher,
+					Package: "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher", Path: "/usr/local/bin/csi-attacher",
+				},
+			},
+			Users: []User{{Name: "root", ID: 0, Home: "/root"}},
+			Dirs:  []Dir{{Path: "/tmp", Mode: 0o1777}},
+			Cmd:   []string{"/usr/local/bin/disks"},
 		},
 		postgres(), nginx(), jvm(), python(), node(), goServer(), everything(),
 	}
