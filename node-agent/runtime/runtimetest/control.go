@@ -109,13 +109,8 @@ func testKillRunning(t *testing.T, n Node) {
 func testKillFrozen(t *testing.T, n Node) {
 	w := n.Start(t)
 	proceeds(t, w)
-	wantError(t, "KillOthers", n.Killer.KillOthers(step(t), w.Info()), runtime.ErrNotFrozen)
 	noError(t, "Freeze", n.Freezer.Freeze(step(t), w.Info()))
 	last := w.Progress(t)
-	for range 2 {
-		noError(t, "KillOthers", n.Killer.KillOthers(step(t), w.Info()))
-		frozen(t, n, w.Info(), true)
-	}
 	noError(t, "Kill", n.Killer.Kill(step(t), w.Info()))
 	if now := stands(t, w); now != last {
 		t.Errorf("a frozen container ran from %d to %d when it was killed", last, now)
