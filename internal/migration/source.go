@@ -85,9 +85,8 @@ const (
 	SourceReportKilled SourceAction = "ReportKilled"
 	// SourceResume: thaw, connect, report Resumed.
 	SourceResume SourceAction = "Resume"
-	// SourceTellPeers: the target was confirmed, or the source given up. End all processes
-	// of the pod that stays frozen but its containers' first ones, and reset its
-	// connections, so that its peers connect to the target.
+	// SourceTellPeers: the target was confirmed; reset the connections of the pod that
+	// stays frozen, so that its peers connect to the target.
 	SourceTellPeers SourceAction = "TellPeers"
 	// SourceKill: the pod object is gone; kill what is left of it, report Killed.
 	SourceKill SourceAction = "Kill"

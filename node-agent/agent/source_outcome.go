@@ -52,18 +52,11 @@ func (s *sourceSession) letGo(ctx context.Context) error {
 	return s.release(ctx, s.uid)
 }
 
-// giveUp prepares the end of a pod that goes on elsewhere, which kubelet brings about.
-// First all processes but the containers' first ones are ended: they would run for a moment
-// when kubelet has those killed, and write to volumes once more what the target writes.
-// Then the connections are reset. Its clients would learn of that in minutes otherwise, or
-// never if they only wait. A failure delays nothing.
-func (s *sourceSession) giveUp(ctx context.Context) {
+// tellPeers resets the connections of a pod that goes on elsewhere. Its clients would
+// learn of that in minutes otherwise, or never if they only wait. It is a help to them:
+// a failure delays nothing.
+func (s *sourceSession) tellPeers(ctx context.Context) {
 	s.told = true
-	for _, c := range s.containers {
-		if err := s.Node.Killer.KillOthers(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-			s.log.Error(err, "processes of the source may run for a moment when kubelet ends it", "container", c.Name)
-		}
-	}
 	for _, c := range s.containers {
 		if err := s.Node.Isolator.Reject(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 			s.log.Error(err, "the pod's peers are not told that their connections are gone", "container", c.Name)

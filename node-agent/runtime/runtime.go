@@ -27,8 +27,6 @@ var (
 	// ErrFreezeTimeout: some task did not freeze (typically in state D). The
 	// container was thawed again; a later try may succeed.
 	ErrFreezeTimeout = errors.New("freezing timed out")
-	// ErrNotFrozen: the container's tasks run, and it is not done to those that do.
-	ErrNotFrozen = errors.New("the container is not frozen")
 	// ErrChainBroken: the pre-dump or dump failed after it may have cleared the
 	// soft-dirty bits. The chain must start again with a full round.
 	ErrChainBroken = errors.New("dump failed, the chain of images cannot be continued")
@@ -225,12 +223,6 @@ type Killer interface {
 	// Kill ends all tasks of the container at once, frozen or not. Repeating is
 	// not an error; a container that is gone is not an error.
 	Kill(ctx context.Context, c Container) error
-	// KillOthers ends all tasks of a frozen container but its init process, which alone
-	// the runtime and kubelet know: to them nothing changes. The runtime thaws a container
-	// when it kills the init process, and what else is in it would run for a moment then.
-	// Repeating is not an error; a container that is gone is not an error. ErrNotFrozen
-	// when the container is not frozen.
-	KillOthers(ctx context.Context, c Container) error
 	// Discard removes what a failed or killed restore left of the container id
 	// with this bundle: its tasks, its cgroup, its runtime state. It returns nil
 	// only after it has seen that no process is left in the container's cgroup.

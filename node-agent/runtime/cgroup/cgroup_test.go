@@ -136,38 +136,6 @@ func TestFreezeThawKill(t *testing.T) {
 	}
 }
 
-// The runtime thaws a container to kill its first process. Of the others none is left then,
-// and the first one has not noticed.
-func TestKillOthers(t *testing.T) {
-	c := control(t, Options{})
-	k, cmds := group(t)
-	if err := c.KillOthers(t.Context(), k); !errors.Is(err, runtime.ErrNotFrozen) {
-		t.Errorf("of a container that runs: %v", err)
-	}
-	if err := c.Freeze(t.Context(), k); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.KillOthers(t.Context(), k); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmds[1].Wait() // ended while the cgroup is frozen
-	if pids, err := c.Processes(k.CgroupDir); err != nil || !slices.Equal(pids, []int{k.PID}) {
-		t.Errorf("left: %v, %v; the first is %d", pids, err, k.PID)
-	}
-	if frozen, err := c.Frozen(t.Context(), k); err != nil || !frozen {
-		t.Errorf("frozen %t, %v", frozen, err)
-	}
-	if err := c.KillOthers(t.Context(), k); err != nil {
-		t.Errorf("again: %v", err)
-	}
-	if err := c.Kill(t.Context(), k); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.KillOthers(t.Context(), runtime.Container{ID: "gone", CgroupDir: k.CgroupDir + "-gone", PID: k.PID}); err != nil {
-		t.Errorf("of one that is gone: %v", err)
-	}
-}
-
 func TestSignal(t *testing.T) {
 	c := control(t, Options{})
 	k, cmds := group(t)

@@ -95,39 +95,6 @@ func (c *Control) KillAll(ctx context.Context, dir string) error {
 	}
 }
 
-// KillOthers kills all processes of a frozen container but its first one. Frozen, they
-// neither fork nor end by themselves, and SIGKILL ends them where they stand.
-func (c *Control) KillOthers(ctx context.Context, k runtime.Container) error {
-	if k.PID <= 1 {
-		return fmt.Errorf("%w: %s has no process", runtime.ErrNotFound, k.ID)
-	}
-	frozen, err := c.Frozen(ctx, k)
-	switch {
-	case errors.Is(err, runtime.ErrNotFound):
-		return nil
-	case err != nil:
-		return err
-	case !frozen:
-		return fmt.Errorf("kill the processes of %s: %w", k.ID, runtime.ErrNotFrozen)
-	}
-	pids, err := c.Processes(k.CgroupDir)
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, pid := range pids {
-		if pid == k.PID {
-			continue
-		}
-		other := k
-		other.PID = pid
-		if err := c.Signal(ctx, other, int(unix.SIGKILL)); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
 // AwaitEmpty returns when no process is left in a cgroup directory and below, or
 // it is gone; the error of ctx when that ends before.
 func (c *Control) AwaitEmpty(ctx context.Context, dir string) error {

@@ -105,11 +105,6 @@ func (r *Runtime) Kill(ctx context.Context, c runtime.Container) error {
 	return r.o.Cgroup.Kill(ctx, c)
 }
 
-// KillOthers ends all tasks of a frozen container but its init process.
-func (r *Runtime) KillOthers(ctx context.Context, c runtime.Container) error {
-	return r.o.Cgroup.KillOthers(ctx, c)
-}
-
 // onceOK remembers the first success of f.
 func onceOK[T any](f func() (T, error)) func() (T, error) {
 	var mu sync.Mutex

@@ -149,20 +149,6 @@ func (r *Runtime) Kill(ctx context.Context, k runtime.Container) error {
 	return err
 }
 
-// KillOthers ends all but the first process, which is the only one here.
-func (r *Runtime) KillOthers(ctx context.Context, k runtime.Container) error {
-	err := r.change(ctx, Call{Method: "KillOthers", Container: k.ID}, func(c *Container) error {
-		if !c.frozen {
-			return runtime.ErrNotFrozen
-		}
-		return nil
-	})
-	if errors.Is(err, runtime.ErrNotFound) {
-		return nil
-	}
-	return err
-}
-
 // Discard ends and forgets a container.
 func (r *Runtime) Discard(ctx context.Context, id, bundle string) error {
 	if err := r.begin(ctx, Call{Method: "Discard", Container: id}); err != nil {
