@@ -121,19 +121,23 @@ func (s *scenario) evacuation(pod *corev1.Pod) *v1alpha1.Migration {
 	return m
 }
 
-// kubectl drain empties a node, and then the other one. What has opted in arrives
-// alive, pods of workload controllers included, what has not is evicted as always, and
-// drain is content.
-func TestDrain(t *testing.T) {
+// kubectl drain empties a node. What has opted in arrives alive, pods of workload
+// controllers included, what has not is evicted as always, and drain is content.
+func TestDrain(t *testing.T) { testDrain(t, "there") }
+
+// Then it empties the other one.
+func TestDrainBothWays(t *testing.T) { testDrain(t, "there", "back") }
+
+func testDrain(t *testing.T, ways ...string) {
 	s := begin(t)
-	s.longer(3)
+	s.longer(1 + len(ways))
 	bare := s.optedIn("bare", "", v1alpha1.EvacuationRequired)
 	node := bare.pod.Spec.NodeName
 	s.cordon(s.other(node))
 	all := s.optedInOf(&appsv1.Deployment{}, &appsv1.StatefulSet{}, &batchv1.Job{})
 	all["nobody"] = bare
 	s.uncordon(s.ctx, s.other(node))
-	for _, way := range []string{"there", "back"} {
+	for _, way := range ways {
 		s.step(way, func() {
 			for _, p := range all {
 				p.T = s.T
