@@ -183,17 +183,18 @@ func TestDrainAtScale(t *testing.T) {
 	const many = 30
 	s := begin(t)
 	s.longer(3)
-	first := s.optedIn("pod-0", "", v1alpha1.EvacuationRequired)
-	node := first.pod.Spec.NodeName
 	var pods []*corev1.Pod
-	for i := range many - 1 {
-		pod := s.MemhogPod(s.namespace, fmt.Sprintf("pod-%d", i+1), "SIZE_MIB=4", "DIRTY_MIB_PER_SECOND=1")
+	node := s.Nodes.Nodes()[0].Name
+	for i := range many {
+		// Thirty that look at the clock two hundred times a second are a node's whole load.
+		pod := s.MemhogPod(s.namespace, fmt.Sprintf("pod-%d", i), "SIZE_MIB=4", "DIRTY_MIB_PER_SECOND=0.1", "TICK_MS=100")
+		pod.Spec.Containers[0].ReadinessProbe.PeriodSeconds = 5
 		optIn(&pod.ObjectMeta, v1alpha1.EvacuationRequired)
 		pod.Spec.NodeName = node
 		pods = append(pods, pod)
 	}
 	s.start(pods...)
-	all := []*process{first}
+	var all []*process
 	for _, pod := range pods {
 		all = append(all, s.follow(s.pod(pod.Name)))
 	}
