@@ -187,8 +187,8 @@ func TestDrainAtScale(t *testing.T) {
 	node := s.Nodes.Nodes()[0].Name
 	for i := range many {
 		// Thirty that look at the clock two hundred times a second are a node's whole load.
-		pod := s.MemhogPod(s.namespace, fmt.Sprintf("pod-%d", i), "SIZE_MIB=4", "DIRTY_MIB_PER_SECOND=0.1", "TICK_MS=100")
-		pod.Spec.Containers[0].ReadinessProbe.PeriodSeconds = 5
+		pod := s.MemhogPod(s.namespace, fmt.Sprintf("pod-%d", i), "SIZE_MIB=4", "DIRTY_MIB_PER_SECOND=0.1", "TICK_MS=500")
+		pod.Spec.Containers[0].ReadinessProbe.PeriodSeconds = 20
 		optIn(&pod.ObjectMeta, v1alpha1.EvacuationRequired)
 		pod.Spec.NodeName = node
 		pods = append(pods, pod)
