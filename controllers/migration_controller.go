@@ -48,6 +48,8 @@ type MigrationReconciler struct {
 	MaxConcurrentReconciles int
 	// Limits on migrations side by side.
 	Limits migration.Limits
+	// AddressAnnotations pin a pod's addresses, beside migration.AddressAnnotations.
+	AddressAnnotations []string
 
 	// admission is held while a migration that waits is looked at, so that two do not
 	// take the same place; and while a target pod gets its candidates.

@@ -34,6 +34,8 @@ type world struct {
 	handoff *v1alpha1.Handoff
 	// policy that holds for the source, to be recorded; nil when it is.
 	policy *v1alpha1.EffectivePolicy
+	// connections that are to be kept, to be recorded before the migration begins.
+	connections *v1alpha1.ConnectionsStatus
 }
 
 // observe gathers what Decide looks at.

@@ -59,10 +59,17 @@ func (r *MigrationReconciler) blocked(ctx context.Context, w *world) (*v1alpha1.
 		return nil, err
 	}
 	refusals = append(refusals, migration.CheckVolumes(source, claims, m.Spec.VolumePolicy)...)
-	facts := migration.HandoffFacts{Owner: metav1.GetControllerOf(source), Volumes: migration.HandedOver(source, claims, m.Spec.VolumePolicy)}
+	facts := migration.HandoffFacts{Owner: metav1.GetControllerOf(source), Volumes: migration.HandedOver(source, claims, m.Spec.VolumePolicy),
+		KeepConnections: m.Spec.Connections == v1alpha1.ConnectionsKeep}
 	handoff := migration.HandoffOf(facts)
 	w.handoff = &handoff
 	refusals = append(refusals, migration.CheckHandoff(facts, m)...)
+	if facts.KeepConnections {
+		var failure *v1alpha1.Failure
+		if w.connections, failure = migration.CheckConnections(source, r.AddressAnnotations); failure != nil {
+			refusals = append(refusals, *failure)
+		}
+	}
 	shared, err := r.shared(ctx, source, facts.Volumes)
 	if err != nil {
 		return nil, err

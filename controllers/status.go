@@ -65,6 +65,9 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 	if w.handoff != nil {
 		s.Handoff = *w.handoff
 	}
+	if !begun(w.Migration) && w.connections != nil {
+		s.Connections = w.connections
+	}
 	if s.Policy == nil {
 		s.Policy = w.policy
 	}
@@ -92,8 +95,9 @@ func project(m *v1alpha1.Migration, w *world, d migration.Decision) {
 	}
 	measure(s)
 	lost, queued := migration.TargetLostCondition(m, d, w.Now), migration.QueuedCondition(m, d, w.Now)
+	kept := migration.ConnectionsCondition(m, w.Now)
 	s.Conditions = migration.Conditions(m, w.Now)
-	for _, c := range []*metav1.Condition{lost, queued} {
+	for _, c := range []*metav1.Condition{lost, queued, kept} {
 		if c != nil {
 			s.Conditions = append(s.Conditions, *c)
 		}

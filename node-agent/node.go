@@ -54,7 +54,7 @@ func openNode(ctx context.Context, o options) (*node, error) {
 		host: h, containerd: cd, guard: guard,
 		Node: agent.Node{
 			Finder: cd, Checkpointer: cr, Freezer: cg, Throttler: cg, Dirty: cr, Killer: cr, Guard: guard, Prober: cr,
-			Isolator: network.New(network.Options{}), Separator: ties.New(ties.Options{Freezer: cg, Processes: cg.Processes}),
+			Isolator: network.New(network.Options{}), Holder: network.NewHolder(network.Options{}), Separator: ties.New(ties.Options{Freezer: cg, Processes: cg.Processes}),
 			Files: files.New(files.Options{Host: h}), Inspector: inspect.New(inspect.Options{Host: h}),
 		},
 	}, nil

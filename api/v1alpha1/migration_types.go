@@ -48,6 +48,18 @@ const (
 	LogCarryOver LogPolicy = "CarryOver"
 )
 
+// ConnectionPolicy says what becomes of the pod's established TCP connections.
+// +kubebuilder:validation:Enum=Close;Keep
+type ConnectionPolicy string
+
+const (
+	// ConnectionsClose closes them on both sides: the pod's peers get a reset, and
+	// connect again.
+	ConnectionsClose ConnectionPolicy = "Close"
+	// ConnectionsKeep keeps them, which needs the same address on the target.
+	ConnectionsKeep ConnectionPolicy = "Keep"
+)
+
 // PreCopySpec tunes the iterative copying of memory while the pod runs.
 type PreCopySpec struct {
 	// maxRounds is the highest number of pre-copy rounds before the switchover.
@@ -130,6 +142,17 @@ type MigrationSpec struct {
 	// +kubebuilder:default=Leave
 	// +optional
 	LogPolicy LogPolicy `json:"logPolicy,omitempty"`
+
+	// connections says what becomes of the pod's established TCP connections. Close: the
+	// pod finds them closed, and its peers get a reset. Keep: they go on, as if the
+	// network had been away for a while. That needs the pod's address on the target. So
+	// it goes for pods of StatefulSets and for those of no controller, which then keep
+	// their names, and whose network plugin gives them the address that an annotation of
+	// the pod asks for (see status.connections). A connection that nobody had accepted
+	// yet is closed all the same.
+	// +kubebuilder:default=Close
+	// +optional
+	Connections ConnectionPolicy `json:"connections,omitempty"`
 
 	// timeout bounds the migration from when it begins up to the commit. When it
 	// passes, the migration is rolled back and the source pod goes on. One that waits

@@ -17,6 +17,8 @@ const (
 	MarkTargetDowntime = "policy.godwit.dev/target-downtime"
 	// MarkMaxRounds is a number from 0 to 16.
 	MarkMaxRounds = "policy.godwit.dev/max-rounds"
+	// MarkConnections is a ConnectionPolicy.
+	MarkConnections = "policy.godwit.dev/connections"
 	// MarkVolumePolicy is a VolumePolicy.
 	MarkVolumePolicy = "policy.godwit.dev/volume-policy"
 )

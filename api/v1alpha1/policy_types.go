@@ -57,6 +57,11 @@ type MigrationPolicySpec struct {
 	// +kubebuilder:default={}
 	// +optional
 	PreCopy PreCopySpec `json:"preCopy,omitempty"`
+	// connections of the migrations that a drain makes: what becomes of the pods' TCP
+	// connections. With Keep a pod that cannot keep its address is not moved.
+	// +kubebuilder:default=Close
+	// +optional
+	Connections ConnectionPolicy `json:"connections,omitempty"`
 	// volumePolicy of the migrations that a drain makes.
 	// +kubebuilder:default=Reject
 	// +optional

@@ -23,6 +23,9 @@ const (
 	// ConditionQueued: the migration waits for others to end; its reason says which
 	// limit it waits for. One that never had to wait does not have it.
 	ConditionQueued = "Queued"
+	// ConditionConnectionsKept: the pod's established TCP connections go on at the
+	// target. A migration that was not to keep them does not have it.
+	ConditionConnectionsKept = "ConnectionsKept"
 )
 
 // Reasons of conditions that are not failures.
@@ -56,6 +59,13 @@ const (
 	ReasonNoNodeYet = "NoNodeYet"
 	// False: it has begun, or ended.
 	ReasonAdmitted = "Admitted"
+	// Of ConnectionsKept.
+	ReasonConnectionsHeld = "Held"
+	ReasonConnectionsKept = "Kept"
+	// False: the target did not get the source's address, or a restore that keeps the
+	// connections has failed more than once.
+	ReasonAddressChanged         = "AddressChanged"
+	ReasonConnectionsNotRestored = "ConnectionsNotRestored"
 )
 
 // Failure reasons: why the controller gave up.
@@ -144,6 +154,12 @@ const (
 	// ReasonSharedWithContainer: two containers share memory, a pipe, or objects of
 	// System V IPC, each of which would be dumped with both.
 	ReasonSharedWithContainer = "SharedWithContainer"
+	// ReasonNameNotKept: the pod's connections are to be kept, and it would have its
+	// target beside it, under another name and with another address.
+	ReasonNameNotKept = "NameNotKept"
+	// ReasonAddressNotPinned: the pod's connections are to be kept, and nothing gives the
+	// target its address.
+	ReasonAddressNotPinned = "AddressNotPinned"
 	// ReasonNotStarted: a startup probe has not succeeded yet.
 	ReasonNotStarted = "NotStarted"
 )
@@ -158,7 +174,10 @@ const (
 	ReasonVolumeError     = "VolumeError"
 	ReasonSourceChanged   = "SourceChanged"
 	ReasonGateFailed      = "GateFailed"
-	ReasonParkTimeout     = "ParkTimeout"
+	// ReasonAddressNotHeld: the target's node could not keep its network from answering
+	// the peers of a pod whose connections are to be kept.
+	ReasonAddressNotHeld = "AddressNotHeld"
+	ReasonParkTimeout    = "ParkTimeout"
 	// ReasonNotInTurn: a create of a container came before that of the pod's first one.
 	ReasonNotInTurn       = "NotInTurn"
 	ReasonImageSetInvalid = "ImageSetInvalid"

@@ -96,6 +96,19 @@ const (
 	HandoffSameName Handoff = "SameName"
 )
 
+// ConnectionsStatus says by what the target gets the addresses that the pod's
+// connections need.
+type ConnectionsStatus struct {
+	// addresses of the source pod, all of which the target is to have.
+	// +listType=atomic
+	Addresses []string `json:"addresses"`
+	// annotation of the source pod by which its network plugin gives it the addresses;
+	// the target gets it as well.
+	Annotation string `json:"annotation"`
+	// value of the annotation.
+	Value string `json:"value"`
+}
+
 // Handover is the register that decides who owns the running pod. It is empty
 // until the switchover is decided, is written with a resourceVersion
 // precondition, and so has one winner: empty → Committed (target agent) or
@@ -240,7 +253,8 @@ type MigrationStatus struct {
 	PhaseTransitionTimestamps []PhaseTransitionTimestamp `json:"phaseTransitionTimestamps,omitempty"`
 	// conditions: Eligible, TargetReady, Converged, HandedOver, Complete; and
 	// TargetLost, which is there only when the target was lost after the commit,
-	// and is True as long as nobody knows which side can go on.
+	// and is True as long as nobody knows which side can go on; Queued, only of one that
+	// had to wait; and ConnectionsKept, only with spec.connections: Keep.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -259,6 +273,10 @@ type MigrationStatus struct {
 	// has the name; only with handoff SameName. It is never restored into.
 	// +optional
 	Placeholder *PodRef `json:"placeholder,omitempty"`
+	// connections is there when the pod's TCP connections are to be kept
+	// (spec.connections: Keep). Written before anything is touched.
+	// +optional
+	Connections *ConnectionsStatus `json:"connections,omitempty"`
 	// owner is the workload controller that the pod belongs to; absent when it has
 	// none.
 	// +optional

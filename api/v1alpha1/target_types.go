@@ -87,10 +87,40 @@ type TargetReport struct {
 	// each was seen to have left nothing, and was tried again.
 	// +optional
 	FailedRestores int32 `json:"failedRestores,omitempty"`
+	// connections says what becomes of TCP connections that are to be kept.
+	// +optional
+	Connections *ConnectionsReport `json:"connections,omitempty"`
 	// failure is set when the target agent gives up, or says why the last of
 	// failedRestores failed.
 	// +optional
 	Failure *Failure `json:"failure,omitempty"`
+}
+
+// ConnectionsState is what has become of TCP connections that were to be kept.
+// +kubebuilder:validation:Enum=Held;Kept;Closed
+type ConnectionsState string
+
+const (
+	// ConnectionsHeld: the target's node lets no TCP of the pod's addresses pass, until
+	// the pod runs there.
+	ConnectionsHeld ConnectionsState = "Held"
+	// ConnectionsKept: they were restored, and go on.
+	ConnectionsKept ConnectionsState = "Kept"
+	// ConnectionsClosed: they could not be kept; the pod finds them closed.
+	ConnectionsClosed ConnectionsState = "Closed"
+)
+
+// ConnectionsReport is what the target's agent knows of TCP connections that are to be
+// kept.
+type ConnectionsReport struct {
+	// state of the connections.
+	State ConnectionsState `json:"state"`
+	// reason why they were closed: AddressChanged or ConnectionsNotRestored.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+	// message says the same in a sentence.
+	// +optional
+	Message string `json:"message,omitempty"`
 }
 
 // TargetContainerStatus is the restore of one container.

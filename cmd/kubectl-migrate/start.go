@@ -16,10 +16,11 @@ import (
 
 // request holds the flags that make a Migration.
 type request struct {
-	to, targetName, onStall, logs, volumes string
-	maxRounds                              int32
-	targetDowntime, timeout                time.Duration
-	dryRun                                 bool
+	to, targetName, onStall, logs string
+	volumes, connections          string
+	maxRounds                     int32
+	targetDowntime, timeout       time.Duration
+	dryRun                        bool
 }
 
 func newStart(o *options) *cobra.Command {
@@ -73,6 +74,7 @@ func newStart(o *options) *cobra.Command {
 	f.DurationVar(&r.targetDowntime, "target-downtime", 0, "pre-copy until the predicted downtime is at most this (default: the API's)")
 	f.StringVar(&r.onStall, "on-stall", "", "Abort, StopAndCopy or Throttle, when pre-copy does not converge (default: the API's)")
 	f.StringVar(&r.logs, "logs", "", "Leave or CarryOver: whether the new pod's logs go on from the old pod's (default: the API's)")
+	f.StringVar(&r.connections, "connections", "", "Close or Keep: what becomes of the pod's TCP connections (default: the API's)")
 	f.DurationVar(&r.timeout, "timeout", 0, "give up after this time (default: the API's)")
 	f.BoolVar(&r.dryRun, "dry-run", false, "only find out whether the pod can be moved")
 	f.BoolVar(&wait, "wait", false, "show the progress, and fail unless the pod was moved")
@@ -112,6 +114,12 @@ func (r *request) migration(cmd *cobra.Command, pod string) (*v1alpha1.Migration
 		m.Spec.VolumePolicy = p
 	default:
 		return nil, fmt.Errorf("--volumes must be %s or %s, not %q", v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff, p)
+	}
+	switch p := v1alpha1.ConnectionPolicy(r.connections); p {
+	case "", v1alpha1.ConnectionsClose, v1alpha1.ConnectionsKeep:
+		m.Spec.Connections = p
+	default:
+		return nil, fmt.Errorf("--connections must be %s or %s, not %q", v1alpha1.ConnectionsClose, v1alpha1.ConnectionsKeep, p)
 	}
 	switch p := v1alpha1.OnStallPolicy(r.onStall); p {
 	case "", v1alpha1.OnStallAbort, v1alpha1.OnStallStopAndCopy, v1alpha1.OnStallThrottle:

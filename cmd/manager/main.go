@@ -8,11 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 
 	"go.uber.org/zap/zapcore"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,8 +45,10 @@ type options struct {
 	concurrency     int
 	limits          migration.Limits
 	volumeBandwidth resource.QuantityValue
-	logLevel        string
-	webhooks        webhookOptions
+	// addressAnnotations are separated by commas.
+	addressAnnotations string
+	logLevel           string
+	webhooks           webhookOptions
 }
 
 func (o *options) bind(flags *flag.FlagSet) {
@@ -59,6 +63,7 @@ func (o *options) bind(flags *flag.FlagSet) {
 	flags.IntVar(&o.limits.SourceNode, "max-migrations-per-source-node", 2, "How many go on away from one node; 0 for no limit.")
 	flags.IntVar(&o.limits.TargetNode, "max-migrations-per-target-node", 2, "How many go on to one node; 0 for no limit.")
 	flags.Var(&o.volumeBandwidth, "max-volume-bandwidth", "What all that go on may write to the volume per second, as a quantity (200Mi): another one begins only if it fits; 0 for no limit.")
+	flags.StringVar(&o.addressAnnotations, "address-annotations", "", "Annotations of pods, separated by commas, by which the cluster's network plugin gives a pod the address that it asks for, beside those of Calico, Kube-OVN and Antrea: for migrations that keep connections.")
 	flags.StringVar(&o.logLevel, "log-level", "info", "info or debug")
 	o.webhooks.bind(flags)
 }
@@ -78,10 +83,20 @@ func (o *options) validate() error {
 	if o.limits.VolumeBandwidth = o.volumeBandwidth.Value(); o.limits.VolumeBandwidth < 0 {
 		return fmt.Errorf("--max-volume-bandwidth must not be negative")
 	}
+	for _, name := range o.addresses() {
+		if problems := validation.IsQualifiedName(name); len(problems) > 0 {
+			return fmt.Errorf("--address-annotations: %q is no annotation: %s", name, strings.Join(problems, "; "))
+		}
+	}
 	if l := o.limits; l.Cluster < 0 || l.SourceNode < 0 || l.TargetNode < 0 {
 		return fmt.Errorf("a limit on migrations is negative; 0 is no limit")
 	}
 	return o.webhooks.validate()
+}
+
+// addresses are the annotations of --address-annotations.
+func (o *options) addresses() []string {
+	return strings.FieldsFunc(o.addressAnnotations, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 // setLogger writes JSON lines, with every key that a reconciler has added: the
@@ -187,5 +202,6 @@ func addControllers(mgr manager.Manager, o *options) error {
 		GatePullPolicy:          corev1.PullPolicy(o.gatePullPolicy),
 		MaxConcurrentReconciles: o.concurrency,
 		Limits:                  o.limits,
+		AddressAnnotations:      o.addresses(),
 	}).SetupWithManager(mgr)
 }

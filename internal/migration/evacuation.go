@@ -39,6 +39,7 @@ func NewEvacuation(pod *corev1.Pod, p Policy, ended int, nodeDrains bool) *v1alp
 			PodName:      pod.Name,
 			PreCopy:      p.PreCopy,
 			VolumePolicy: p.VolumePolicy,
+			Connections:  p.Connections,
 			Timeout:      p.Timeout,
 			Cause:        v1alpha1.CauseDrain,
 			Priority:     p.Effective.Priority,

@@ -23,6 +23,8 @@ type HandoffFacts struct {
 	// Volumes of the pod that only one node can have at a time and that are to be handed
 	// over (spec.volumePolicy).
 	Volumes []string
+	// KeepConnections: the pod's TCP connections are to go on (spec.connections).
+	KeepConnections bool
 }
 
 // HandoffOf says how the pod's name passes to its target. A reason for which both cannot
@@ -31,6 +33,7 @@ func HandoffOf(f HandoffFacts) v1alpha1.Handoff {
 	switch {
 	case f.ofStatefulSet(): // which knows its pods by their names
 	case len(f.Volumes) > 0: // which the source has to let go first
+	case f.KeepConnections: // which need its address, and that exists once
 	default:
 		return ""
 	}
@@ -48,7 +51,10 @@ func CheckHandoff(f HandoffFacts, m *v1alpha1.Migration) []v1alpha1.Failure {
 	if HandoffOf(f) != v1alpha1.HandoffSameName {
 		return nil
 	}
-	if f.Owner != nil && !f.ofStatefulSet() {
+	if f.Owner != nil && !f.ofStatefulSet() && f.KeepConnections {
+		r.add(v1alpha1.ReasonNameNotKept, "connections need the pod's address, which the target cannot have beside it, so the pod has to be made again under its name, and %s %q makes pods under new ones; connections are kept of pods of StatefulSets and of those without a controller: use one of these, or set spec.connections to Close", f.Owner.Kind, f.Owner.Name)
+	}
+	if f.Owner != nil && !f.ofStatefulSet() && len(f.Volumes) > 0 {
 		r.add(v1alpha1.ReasonVolumeNotPortable, "volume %s can only be mounted on one node, so its pod has to be made again under its name, and %s %q makes pods under new ones; volumePolicy Handoff is for pods of StatefulSets and for those without a controller: use one of these, or a ReadWriteMany claim", quoted(f.Volumes), f.Owner.Kind, f.Owner.Name)
 	}
 	if m.Spec.TargetPodName != "" {

@@ -22,6 +22,8 @@ import (
 type lacks struct {
 	// Labels of the pod.
 	Labels map[string]string `json:"labels,omitempty"`
+	// Annotations by which the pod asks for its address.
+	Annotations map[string]string `json:"annotations,omitempty"`
 	// Volumes that only one node can have, as the pod has them.
 	Volumes []corev1.Volume `json:"volumes,omitempty"`
 }
@@ -37,11 +39,11 @@ func lackedBy(placeholder *corev1.Pod) (lacks, error) {
 
 // BuildPlaceholder makes the pod that proves that the target's node can take the pod,
 // and keeps its place there. It has none of its labels: no Service, no budget and no
-// controller is to take it for one of theirs. Nor has it the named volumes, which the
+// controller is to take it for one of theirs. Nor does it ask for the pod's address. Nor has it the named volumes, which the
 // source's node has: it would wait for them as long as the source is there.
 func BuildPlaceholder(source *corev1.Pod, m *v1alpha1.Migration, gateImage string, pullPolicy corev1.PullPolicy, hostnames, without []string) (*corev1.Pod, error) {
 	pod := BuildTargetPod(source, m, gateImage, pullPolicy, hostnames)
-	l := lacks{Labels: maps.Clone(source.Labels)}
+	l := lacks{Labels: maps.Clone(source.Labels), Annotations: addressAnnotations(source, m)}
 	delete(l.Labels, v1alpha1.LabelMigration)
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
@@ -86,9 +88,10 @@ func PodAgain(placeholder *corev1.Pod, m *v1alpha1.Migration) (*corev1.Pod, erro
 // placeholder that is no more is nil; then the pod is what its StatefulSet makes of it.
 func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateImage string, pullPolicy corev1.PullPolicy, hostname string) (*corev1.Pod, error) {
 	like := created
+	var l lacks
 	if placeholder != nil {
-		l, err := lackedBy(placeholder)
-		if err != nil {
+		var err error
+		if l, err = lackedBy(placeholder); err != nil {
 			return nil, err
 		}
 		like = placeholder.DeepCopy()
@@ -111,7 +114,12 @@ func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateIm
 	}
 	meta.Labels[v1alpha1.LabelMigration] = string(m.UID)
 	meta.Annotations = pod.Annotations
+	// The address is nobody else's any more.
+	maps.Copy(meta.Annotations, l.Annotations)
 	maps.Copy(meta.Annotations, created.Annotations)
+	if c := m.Status.Connections; c != nil {
+		meta.Annotations[c.Annotation] = c.Value
+	}
 	meta.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 	pod.ObjectMeta = meta
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy

@@ -21,9 +21,10 @@ import (
 type Policy struct {
 	// Effective is what is recorded of it.
 	Effective v1alpha1.EffectivePolicy
-	// PreCopy, VolumePolicy and Timeout of the migrations that a drain makes.
+	// PreCopy, VolumePolicy, Connections and Timeout of the migrations that a drain makes.
 	PreCopy      v1alpha1.PreCopySpec
 	VolumePolicy v1alpha1.VolumePolicy
+	Connections  v1alpha1.ConnectionPolicy
 	Timeout      *metav1.Duration
 }
 
@@ -37,6 +38,7 @@ func ResolvePolicy(pod *corev1.Pod, namespaceLabels map[string]string, policies 
 		p.Effective.Priority = best.Spec.Priority
 		p.PreCopy = *best.Spec.PreCopy.DeepCopy()
 		p.VolumePolicy = best.Spec.VolumePolicy
+		p.Connections = best.Spec.Connections
 		p.Timeout = best.Spec.Timeout
 	}
 	for _, m := range marks {
@@ -128,6 +130,9 @@ var marks = []struct {
 	}},
 	{v1alpha1.MarkVolumePolicy, func(p *Policy, v string) string {
 		return oneOf(&p.VolumePolicy, v, v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff)
+	}},
+	{v1alpha1.MarkConnections, func(p *Policy, v string) string {
+		return oneOf(&p.Connections, v, v1alpha1.ConnectionsClose, v1alpha1.ConnectionsKeep)
 	}},
 }
 

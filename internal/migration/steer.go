@@ -120,6 +120,7 @@ func SteerPod(created, source *corev1.Pod, m *v1alpha1.Migration, gateImage stri
 		meta.Finalizers = nil
 	}
 	pod.ObjectMeta = meta
+	withoutAddresses(pod, m)
 	pod.Spec.Priority, pod.Spec.PreemptionPolicy = created.Spec.Priority, created.Spec.PreemptionPolicy
 	return pod
 }

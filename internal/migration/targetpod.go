@@ -33,6 +33,8 @@ var notCopied = []string{
 	"cni.projectcalico.org/podIP",
 	"cni.projectcalico.org/podIPs",
 	"k8s.ovn.org/pod-networks",
+	"ovn.kubernetes.io/allocated",
+	"ovn.kubernetes.io/routed",
 	"k8s.v1.cni.cncf.io/network-status",
 }
 
@@ -62,6 +64,7 @@ func BuildTargetPod(source *corev1.Pod, m *v1alpha1.Migration, gateImage string,
 	for _, a := range notCopied {
 		delete(pod.Annotations, a)
 	}
+	withoutAddresses(pod, m)
 	pod.Annotations[v1alpha1.AnnotationMigration] = m.Namespace + "/" + m.Name
 
 	s := &pod.Spec

@@ -34,6 +34,7 @@ type Node struct {
 	Freezer      runtime.Freezer
 	Throttler    runtime.Throttler
 	Isolator     runtime.Isolator
+	Holder       runtime.Holder
 	Separator    runtime.Separator
 	Dirty        runtime.DirtyCounter
 	Killer       runtime.Killer

@@ -31,6 +31,8 @@ type checked struct {
 	unpackable error
 	// maxRounds of the spec.
 	maxRounds int32
+	// keepsAddress: the target will have the pod's address.
+	keepsAddress bool
 	// costs of switchovers of this node, as far as they are known.
 	costs migration.Costs
 }
@@ -69,7 +71,8 @@ func (s *sourceSession) preflight(ctx context.Context, m *v1alpha1.Migration) er
 }
 
 func (s *sourceSession) gather(ctx context.Context, m *v1alpha1.Migration) (checked, error) {
-	c := checked{containers: s.containers, inspections: map[string]runtime.Inspection{}, maxRounds: *m.Spec.PreCopy.MaxRounds}
+	c := checked{containers: s.containers, inspections: map[string]runtime.Inspection{}, maxRounds: *m.Spec.PreCopy.MaxRounds,
+		keepsAddress: migration.KeepsConnections(m)}
 	c.costs = s.costs.estimate()
 	var err error
 	if c.pod, err = s.pod(ctx, m.Status.Source.PodRef); err != nil {
@@ -136,6 +139,9 @@ func evaluate(c checked) []v1alpha1.Failure {
 	for _, k := range c.containers {
 		i := c.inspections[k.Name]
 		resident += i.ResidentBytes
+		if c.keepsAddress {
+			i.BoundAddresses = nil // they are the target's as well
+		}
 		for _, r := range processRefusals(i, c.pod) {
 			r.Container = k.Name
 			refusals = append(refusals, r)

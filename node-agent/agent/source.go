@@ -293,7 +293,7 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 	case migration.SourceKill:
 		return now, s.kill(ctx, m)
 	case migration.SourceTellPeers:
-		s.tellPeers(ctx)
+		s.tellPeers(ctx, m)
 		return now, nil
 	case migration.SourceClean:
 		return now, s.clean(ctx, m)

@@ -54,11 +54,16 @@ func (s *sourceSession) letGo(ctx context.Context) error {
 
 // tellPeers resets the connections of a pod that goes on elsewhere. Its clients would
 // learn of that in minutes otherwise, or never if they only wait. It is a help to them:
-// a failure delays nothing.
-func (s *sourceSession) tellPeers(ctx context.Context) {
+// a failure delays nothing. Of connections that are kept nobody is told: only those that
+// cannot be restored, since no process has them, end.
+func (s *sourceSession) tellPeers(ctx context.Context, m *v1alpha1.Migration) {
 	s.told = true
+	tell := s.Node.Isolator.Reject
+	if migration.KeepsConnections(m) {
+		tell = s.Node.Isolator.Disown
+	}
 	for _, c := range s.containers {
-		if err := s.Node.Isolator.Reject(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		if err := tell(ctx, c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
 			s.log.Error(err, "the pod's peers are not told that their connections are gone", "container", c.Name)
 		}
 	}

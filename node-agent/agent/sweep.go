@@ -64,6 +64,7 @@ func (s *sweeper) sweep(ctx context.Context) error {
 		s.sweepHeld(ctx),
 		s.sweepGuarded(ctx),
 		s.sweepThrottled(ctx),
+		s.sweepAddresses(ctx),
 		s.sweepParked(ctx),
 		s.sweepRestores(ctx),
 		s.sweepStanding(ctx),
@@ -322,9 +323,12 @@ func (s *sweeper) over(known map[types.UID]*v1alpha1.Migration, uid types.UID) b
 	return s.Now().Sub(since) >= s.Timeouts.Restore
 }
 
-// runs says whether a migration has a session here.
-func (a *Agent) runs(uid types.UID) bool {
+// runs says whether a migration has a session here that moves the pod away.
+func (a *Agent) runs(uid types.UID) bool { return a.has(uid, roleSource) }
+
+// has says whether this side of a migration has a session here.
+func (a *Agent) has(uid types.UID, r role) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.sessions[sessionKey{uid, roleSource}] != nil
+	return a.sessions[sessionKey{uid, r}] != nil
 }

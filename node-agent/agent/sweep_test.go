@@ -7,6 +7,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func newWorld(t *testing.T, objects ...client.Object) *world {
 	cl := fakeclient.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(&v1alpha1.Migration{}).Build()
 	a := New(Config{
 		NodeName: "n1", RunDir: t.TempDir(), Client: cl, Live: cl, Recorder: w.recorder, Store: store,
-		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Throttler: w.node, Isolator: w.node, Separator: w.node, Killer: w.node},
+		Node: Node{Finder: w.node, Checkpointer: w.node, Freezer: w.node, Throttler: w.node, Isolator: w.node, Holder: w.node, Separator: w.node, Killer: w.node},
 		Now:  func() time.Time { return w.now },
 	})
 	w.sweeper = &sweeper{Agent: a, unknown: map[types.UID]time.Time{}}
@@ -290,5 +291,24 @@ func TestWhatStandsStillWithoutMigrationIsEnded(t *testing.T) {
 				t.Errorf("left: %+v", left)
 			}
 		})
+	}
+}
+
+// What an agent that has crashed has held is let go when no Migration needs it any more.
+func TestAddressesAreHeldForThoseThatNeedThem(t *testing.T) {
+	migration := func(uid types.UID, phase v1alpha1.MigrationPhase, node string) *v1alpha1.Migration {
+		m := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: string(uid), UID: uid}}
+		m.Status = v1alpha1.MigrationStatus{Phase: phase, Connections: &v1alpha1.ConnectionsStatus{Addresses: []string{"192.0.2.1"}},
+			Handover: &v1alpha1.Handover{State: v1alpha1.HandoverCommitted},
+			Target:   &v1alpha1.TargetStatus{PodRef: v1alpha1.PodRef{NodeName: node}}}
+		return m
+	}
+	w := newWorld(t, migration("needed", v1alpha1.PhaseReplacing, "n1"), migration("over", v1alpha1.PhaseSucceeded, "n1"), migration("elsewhere", v1alpha1.PhaseReplacing, "n2"))
+	for _, uid := range []string{"needed", "over", "elsewhere", goneUID} {
+		must(t, w.node.Hold(t.Context(), uid, nil))
+	}
+	must(t, w.sweepAddresses(t.Context()))
+	if held, err := w.node.Held(t.Context()); err != nil || !slices.Equal(held, []string{"needed"}) {
+		t.Errorf("held: %v, %v", held, err)
 	}
 }

@@ -48,6 +48,9 @@ type targetSession struct {
 	// containerd is about to have one.
 	progress time.Time
 	settling bool
+	// holding: this node holds the pod's addresses, as far as this session knows. lifted:
+	// it need not any more for what is restored now.
+	holding, lifted bool
 }
 
 func (t *targetSession) run(ctx context.Context) { t.loop(ctx, t.step) }
@@ -56,6 +59,9 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 	m, err := t.get(ctx, t.Client)
 	if errors.Is(err, errGone) {
 		t.giveBack(v1alpha1.ReasonCancelled, "the migration was deleted")
+		if err := t.liftHold(ctx); err != nil {
+			return never, false, err
+		}
 		return never, true, t.removeWork()
 	}
 	if err != nil {
@@ -86,6 +92,9 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		return never, false, err
 	}
 	t.containers = containerNames(m, pod)
+	if err := t.followHold(ctx, m); err != nil {
+		return never, false, err
+	}
 	o := t.observe(ctx, m, pod)
 	action := migration.DecideTarget(o)
 	t.log.V(2).Info("decided", "action", action, "phase", m.Status.Phase, "state", t.report.State, "parked", o.Parked)

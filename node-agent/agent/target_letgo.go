@@ -57,6 +57,9 @@ func (t *targetSession) letGo(ctx context.Context) error {
 			return fmt.Errorf("let %s go: %w", name, err)
 		}
 	}
+	if err := t.liftHold(ctx); err != nil {
+		return err
+	}
 	for i, name := range t.containers {
 		if err := t.Node.Freezer.Thaw(ctx, found[i]); err != nil {
 			return fmt.Errorf("let %s go: %w", name, err)

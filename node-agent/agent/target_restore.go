@@ -47,6 +47,10 @@ func (t *targetSession) commitAndRestore(ctx context.Context, m *v1alpha1.Migrat
 	if _, err := t.restoreLimit(m); err != nil {
 		return t.fail(ctx, m, v1alpha1.ReasonProbeBudgetSpent, err)
 	}
+	// Once it is committed the source may be removed, and the new pod made.
+	if err := t.holdAddresses(ctx, m); err != nil {
+		return t.fail(ctx, m, v1alpha1.ReasonAddressNotHeld, fmt.Errorf("this node cannot keep the pod's peers from being answered before it runs: %w", err))
+	}
 	t.manifest = manifest
 	failpoint.At("target-verified")
 	line.mark("verified", t.Now())
@@ -226,6 +230,9 @@ func (t *targetSession) bundle(id string) string { return filepath.Join(t.Bundle
 
 // reportRestored publishes that the pod runs here.
 func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migration) error {
+	if err := t.liftHold(ctx); err != nil {
+		return err
+	}
 	var last time.Time
 	for _, name := range t.containers {
 		// The mark says how it went also to an agent that was not there.
@@ -263,6 +270,7 @@ func (t *targetSession) reportRestored(ctx context.Context, m *v1alpha1.Migratio
 	t.report.State = v1alpha1.TargetRestored
 	t.report.RestoredAt = microTime(last)
 	t.report.Failure = nil
+	t.connectionsKept(m)
 	took := time.Duration(0)
 	if t.report.RestoreStartedAt != nil {
 		took = last.Sub(t.report.RestoreStartedAt.Time)

@@ -33,7 +33,7 @@ func (t *targetSession) turnTo(podUID string) {
 
 // forgetRestore: nothing was restored into the pod yet, or nothing is left of it.
 func (t *targetSession) forgetRestore() {
-	t.restoreFailed, t.treeGone, t.filesAt = false, false, nil
+	t.restoreFailed, t.treeGone, t.filesAt, t.lifted = false, false, nil, false
 	t.report.Containers, t.report.RestoreStartedAt, t.report.BootID = nil, nil, ""
 	t.report.State = v1alpha1.TargetReleased
 }
@@ -72,6 +72,9 @@ func (t *targetSession) restoreSuccessor(ctx context.Context, m *v1alpha1.Migrat
 		return now, t.troubled(ctx, unpackFailure(err))
 	}
 	if t.report.RestoreStartedAt == nil {
+		if err := t.judgeConnections(m, pod); err != nil {
+			return never, err
+		}
 		t.report.State, t.report.BootID = v1alpha1.TargetRestoring, t.BootID
 		t.report.RestoreStartedAt = microTime(t.Now())
 		if err := t.publish(ctx); err != nil {

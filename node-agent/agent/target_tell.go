@@ -17,9 +17,16 @@ import (
 )
 
 // criuConfig is CRIU's configuration for restores. Established connections
-// cannot go on under a new address: they are closed, and peers connect again.
-// The target's network is its own, nothing has to be locked.
-const criuConfig = "tcp-close\nnetwork-lock skip\n"
+// cannot go on under a new address: unless they are kept they are closed, and peers
+// connect again. CRIU's lock of the network is not needed: this node holds the addresses
+// of a pod whose connections are kept.
+func criuConfig(keep bool) string {
+	const unlocked = "network-lock skip\n"
+	if keep {
+		return unlocked
+	}
+	return "tcp-close\n" + unlocked
+}
 
 // prepareTimeout bounds what is read of the volume to prepare a restore, which is worth
 // no more than what it saves.
@@ -81,7 +88,7 @@ func (t *targetSession) tell(limit time.Duration, dir func(set *images.Set, cont
 			return err
 		}
 		conf := filepath.Join(work, "criu.conf")
-		if err := os.WriteFile(conf, []byte(criuConfig), 0o600); err != nil {
+		if err := os.WriteFile(conf, []byte(criuConfig(t.keeping())), 0o600); err != nil {
 			return fmt.Errorf("write criu.conf: %w", err)
 		}
 		from, err := dir(set, name)

@@ -13,6 +13,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 )
 
@@ -201,6 +202,23 @@ type Isolator interface {
 	// for the connections: the pod must have gone on elsewhere. Repeating is not an
 	// error.
 	Reject(ctx context.Context, c Container) error
+	// Disown ends with a reset the connections that no process of the pod has: those
+	// that nobody has accepted yet, and those that were closed and have not ended. All
+	// others stay as they are, and everything else is dropped as before. To be called
+	// for a frozen pod that was cut off. Repeating is not an error.
+	Disown(ctx context.Context, c Container) error
+}
+
+// Holder keeps the node from answering the peers of a pod that is about to arrive.
+type Holder interface {
+	// Hold drops all TCP from and to the addresses that would pass the node, for a
+	// migration, in place of what was held for it before. It lasts until Lift, and
+	// longer than the agent. Repeating is not an error.
+	Hold(ctx context.Context, migrationUID string, addresses []netip.Addr) error
+	// Lift lets it pass again. What is not held is not an error.
+	Lift(ctx context.Context, migrationUID string) error
+	// Held are the UIDs of the migrations for which addresses are held.
+	Held(ctx context.Context) ([]string, error)
 }
 
 // Separator ends what the containers of a pod have connected with one another.

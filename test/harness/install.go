@@ -19,6 +19,10 @@ import (
 	clusterclient "godwit.dev/godwit/test/cluster/client"
 )
 
+// AddressAnnotation pins a pod's address where the network plugin of test/pinned is
+// installed.
+const AddressAnnotation = "test.godwit.dev/address"
+
 // installTimeout is generous: the nodes' processors are emulated.
 const installTimeout = 6 * time.Minute
 
@@ -43,6 +47,7 @@ func (h *Harness) Install(ctx context.Context) error {
 		"--set", "image.tag="+tag,
 		"--set", "images.storageClassName="+clusterclient.StorageClass,
 		"--set", "images.size=10Gi",
+		"--set", "manager.extraArgs={--address-annotations="+AddressAnnotation+"}",
 		"--set-string", "manager.podAnnotations.image="+digest,
 		"--set-string", "agent.podAnnotations.image="+digest,
 		"--wait", "--timeout", installTimeout.String())

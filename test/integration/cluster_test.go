@@ -304,7 +304,7 @@ func (c *cluster) startAgent(n *simNode) *component {
 	a := agent.New(agent.Config{
 		NodeName: n.name, RunDir: n.dir(), BootID: n.bootID(), BundleDir: filepath.Join(n.dir(), "bundles"), Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
-		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Separator: n.fake, Dirty: n.fake,
+		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Holder: n.fake, Separator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
 		Timeouts: agent.Timeouts{Park: patiently(10 * time.Second), Restore: patiently(5 * time.Second)}, Now: n.now,
 	})

@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -49,6 +50,11 @@ type simNode struct {
 	sized func(*fake.Container)
 	// now is the clock of the agents to come; nil for the real one.
 	now func() time.Time
+	// address of the node's pods; 10.0.0.1 if it is "".
+	address string
+	// restoredWith is CRIU's configuration of each restore, with a word in front for
+	// whether the pod's address was held.
+	restoredWith []string
 	// refused counts the creates that a guard refused.
 	refused int
 	creates []string // verdicts in the order they were given
@@ -293,7 +299,8 @@ func (n *simNode) setStatus(ctx context.Context, pod *corev1.Pod, phase corev1.P
 			return
 		}
 		p.Status.Phase = phase
-		p.Status.PodIP, p.Status.PodIPs = "10.0.0.1", []corev1.PodIP{{IP: "10.0.0.1"}}
+		ip := cmp.Or(n.address, "10.0.0.1")
+		p.Status.PodIP, p.Status.PodIPs = ip, []corev1.PodIP{{IP: ip}}
 		var inits, apps []corev1.ContainerStatus
 		for _, c := range p.Spec.InitContainers {
 			st := corev1.ContainerStatus{Name: c.Name, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}

@@ -5,6 +5,7 @@ package integration
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -23,6 +24,12 @@ import (
 // missing, as the StatefulSet controller does.
 func (c *cluster) startSet(containers ...string) *corev1.Pod {
 	c.t.Helper()
+	return c.startSetWith(nil, containers...)
+}
+
+// startSetWith has the pods made with annotations.
+func (c *cluster) startSetWith(annotations map[string]string, containers ...string) *corev1.Pod {
+	c.t.Helper()
 	labels := map[string]string{"app": "db"}
 	spec := corev1.PodSpec{TerminationGracePeriodSeconds: ptr.To(int64(5))}
 	for _, name := range containers {
@@ -35,7 +42,7 @@ func (c *cluster) startSet(containers ...string) *corev1.Pod {
 	set.Status = appsv1.StatefulSetStatus{ObservedGeneration: set.Generation, Replicas: 1, ReadyReplicas: 1, CurrentRevision: "r1", UpdateRevision: "r1"}
 	must(c.t, c.client.Status().Update(c.ctx, set))
 	made := func() *corev1.Pod {
-		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "db-0",
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.ns, Name: "db-0", Annotations: maps.Clone(annotations),
 			Labels:          map[string]string{"app": "db", appsv1.StatefulSetPodNameLabel: "db-0", appsv1.ControllerRevisionHashLabelKey: "r1"},
 			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("StatefulSet"))},
 		}, Spec: *spec.DeepCopy()}

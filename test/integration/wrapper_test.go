@@ -6,9 +6,11 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -165,6 +167,7 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 	if err := w.hold.Ordered(); err != nil {
 		w.t.Error(err)
 	}
+	w.noteConfig(ctx, img)
 	w.mu.Lock()
 	fail := w.failRestores > 0 && (w.failOf == "" || w.failOf == w.req.ContainerName)
 	if fail {
@@ -212,6 +215,21 @@ func (w *simWrapper) restore(ctx context.Context, img wire.Images) *fake.Contain
 		w.tell(ctx, res)
 	}
 	return c
+}
+
+// noteConfig notes what the container is restored with.
+func (w *simWrapper) noteConfig(ctx context.Context, img wire.Images) {
+	conf, err := os.ReadFile(img.CRIUConfig)
+	if err != nil {
+		w.t.Error(err)
+	}
+	held, err := w.fake.Held(ctx)
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.restoredWith = append(w.restoredWith, fmt.Sprintf("held %d: %s", len(held), strings.Join(strings.Fields(string(conf)), " ")))
 }
 
 func (w *simWrapper) fails(res *wire.Result, cause error) *fake.Container {

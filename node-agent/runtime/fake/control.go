@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"time"
 
 	"godwit.dev/godwit/node-agent/runtime"
@@ -119,6 +122,45 @@ func (r *Runtime) Reject(ctx context.Context, k runtime.Container) error {
 		c.isolated = true
 		return nil
 	})
+}
+
+// Disown ends what no process has, of which the fake has nothing.
+func (r *Runtime) Disown(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "Disown", Container: k.ID}, func(c *Container) error {
+		if !c.isolated {
+			return fmt.Errorf("%s is not cut off", k.ID)
+		}
+		return nil
+	})
+}
+
+// Hold holds addresses.
+func (r *Runtime) Hold(ctx context.Context, migrationUID string, addresses []netip.Addr) error {
+	if err := r.begin(ctx, Call{Method: "Hold"}); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	r.holds[migrationUID] = slices.Clone(addresses)
+	return nil
+}
+
+// Lift lets them go.
+func (r *Runtime) Lift(ctx context.Context, migrationUID string) error {
+	if err := r.begin(ctx, Call{Method: "Lift"}); err != nil {
+		return err
+	}
+	defer r.mu.Unlock()
+	delete(r.holds, migrationUID)
+	return nil
+}
+
+// Held lists for whom addresses are held.
+func (r *Runtime) Held(ctx context.Context) ([]string, error) {
+	if err := r.begin(ctx, Call{Method: "Held"}); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.holds)), nil
 }
 
 // DirtyBytes counts what was written since the last dump.

@@ -13,6 +13,7 @@ package fake
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -53,6 +54,8 @@ type Runtime struct {
 	volumes map[string]map[string]string
 	// dumping are the dumps under way, by container; closed when one ends.
 	dumping map[string]chan struct{}
+	// holds are addresses that are held, by migration.
+	holds map[string][]netip.Addr
 }
 
 // Interfaces that the fake implements.
@@ -61,6 +64,7 @@ var (
 	_ runtime.Checkpointer = (*Runtime)(nil)
 	_ runtime.Freezer      = (*Runtime)(nil)
 	_ runtime.Isolator     = (*Runtime)(nil)
+	_ runtime.Holder       = (*Runtime)(nil)
 	_ runtime.Separator    = (*Runtime)(nil)
 	_ runtime.DirtyCounter = (*Runtime)(nil)
 	_ runtime.Killer       = (*Runtime)(nil)
@@ -81,6 +85,7 @@ func New() *Runtime {
 		volumes:    map[string]map[string]string{},
 		hooks:      map[string]func(context.Context, string) error{},
 		dumping:    map[string]chan struct{}{},
+		holds:      map[string][]netip.Addr{},
 		probe: runtime.Probe{
 			CRIU: "4.1.1", Runc: "1.5.2", Containerd: "2.4.2", Kernel: "6.12.0-fake",
 			DirtyTracking: true, CPUFeatures: []string{"fpu", "sse2", "xsave"}, XSaveSize: 832,

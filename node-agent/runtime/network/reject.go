@@ -26,17 +26,37 @@ import (
 // more.
 func (i Isolator) Reject(_ context.Context, c runtime.Container) error {
 	return i.inNamespace(c, func(conn *nftables.Conn, ns *os.File) error {
-		rejectTable(conn)
+		rejectTable(conn, true)
 		if err := conn.Flush(); err != nil {
 			return err
 		}
-		return netspace.Do(int(ns.Fd()), resetConnections)
+		return netspace.Do(int(ns.Fd()), func() error { return resetConnections(func(*netlink.Socket) bool { return true }) })
 	})
 }
 
+// Disown resets the connections that no process has. While that is done resets leave
+// the pod, of which a frozen process sends none; afterwards it is cut off as before, so
+// that its processes, when they are killed, tell no peer.
+func (i Isolator) Disown(_ context.Context, c runtime.Container) error {
+	return i.inNamespace(c, func(conn *nftables.Conn, ns *os.File) error {
+		rejectTable(conn, false)
+		if err := conn.Flush(); err != nil {
+			return err
+		}
+		err := netspace.Do(int(ns.Fd()), func() error { return resetConnections(unowned) })
+		replaceTable(conn)
+		return errors.Join(err, conn.Flush())
+	})
+}
+
+// unowned: what has no file has no inode. Nobody has accepted it yet, or it was closed and
+// has not ended.
+func unowned(s *netlink.Socket) bool { return s.INode == 0 }
+
 // rejectTable queues the rules that take the place of those that drop everything. A
-// packet of UDP is dropped as before: nobody is there who could answer.
-func rejectTable(conn *nftables.Conn) {
+// packet of UDP is dropped as before: nobody is there who could answer. Resets leave;
+// TCP that arrives is answered with one, or dropped as well.
+func rejectTable(conn *nftables.Conn, answer bool) {
 	conn.DelTable(conn.AddTable(table()))
 	t := conn.AddTable(table())
 	accept := nftables.ChainPolicyAccept
@@ -47,7 +67,9 @@ func rejectTable(conn *nftables.Conn) {
 		})
 	}
 	in := chain("input", nftables.ChainHookInput)
-	conn.AddRule(&nftables.Rule{Table: t, Chain: in, Exprs: rejectTCP()})
+	if answer {
+		conn.AddRule(&nftables.Rule{Table: t, Chain: in, Exprs: rejectTCP()})
+	}
 	conn.AddRule(&nftables.Rule{Table: t, Chain: in, Exprs: dropUnlessLoopback(expr.MetaKeyIIFNAME)})
 	out := chain("output", nftables.ChainHookOutput)
 	conn.AddRule(&nftables.Rule{Table: t, Chain: out, Exprs: acceptResets()})
@@ -78,10 +100,10 @@ func acceptResets() []expr.Any {
 	}
 }
 
-// resetConnections ends all TCP connections of this thread's network but those over
-// loopback. A peer that waits for an answer learns of it at once: the kernel resets a
+// resetConnections ends those TCP connections of this thread's network that it is asked
+// to, but none over loopback. A peer that waits for an answer learns of it at once: the kernel resets a
 // connection that it is told to destroy.
-func resetConnections() error {
+func resetConnections(which func(*netlink.Socket) bool) error {
 	var errs []error
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		sockets, err := netlink.SocketDiagTCP(family)
@@ -89,7 +111,7 @@ func resetConnections() error {
 			return fmt.Errorf("list connections: %w", err)
 		}
 		for _, s := range sockets {
-			if s.ID.DestinationPort == 0 || s.ID.Destination.IsLoopback() {
+			if s.ID.DestinationPort == 0 || s.ID.Destination.IsLoopback() || !which(s) {
 				continue
 			}
 			// One that has ended by itself is no error.

@@ -25,8 +25,8 @@ const (
 	Failpoints = "failpoints"
 	// Redis is redis-server, redis-cli and a small shell.
 	Redis = "redis"
-	// Memhog is the memory-dirtying test server, one voice of a chorus of containers, and
-	// a small shell.
+	// Memhog is the memory-dirtying test server, one voice of a chorus of containers, a
+	// server that talks, and a small shell.
 	Memhog = "memhog"
 	// Sequence is the workload of the fault tests and a small shell.
 	Sequence = "sequence"
@@ -160,6 +160,7 @@ func All() []Image {
 			Programs: []Program{
 				{Package: "./test/workloads/memhog", Path: "/usr/local/bin/memhog"},
 				{Package: "./test/workloads/chorus", Path: "/usr/local/bin/chorus"},
+				{Package: "./test/workloads/talk", Path: "/usr/local/bin/talk"},
 			},
 			Users:      []User{{Name: "root", ID: 0, Home: "/root"}, {Name: "memhog", ID: 1000, Home: "/"}},
 			Dirs:       []Dir{{Path: "/tmp", Mode: 0o1777}, {Path: "/data", Mode: 0o755, Owner: 1000}},
