@@ -43,7 +43,9 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 	case migration.Arm:
 		return r.arm(ctx, w, d)
 	case migration.DeletePlaceholder:
-		return d, r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+		err := r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+		failpoint.At("manager-placeholder-deleted")
+		return d, err
 	case migration.MarkTarget:
 		return d, r.markTarget(ctx, w)
 	case migration.ReturnSource:
