@@ -47,7 +47,9 @@ const reliabilityOwners = `
 The same with the pod of a Deployment, which makes the pod that it goes on in, and with
 that of a StatefulSet, which makes it again under its name when the source is gone. What
 is tried is how the one takes the other's place. In the end exactly one pod is left, too;
-it is its controller's, and says nothing of a release any more.
+it is its controller's, and says nothing of a release any more. Not among them is a
+webhook that goes away when it is asked about a Deployment's pod: an ordinary one is made
+beside the source then, and removed again ([protocol.md](protocol.md#pods-of-workload-controllers)).
 
 `
 
