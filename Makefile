@@ -80,7 +80,7 @@ e2e-long: ## Run the end-to-end tests that take long: drains of every kind, thir
 	LONG=1 hack/e2e.sh
 
 .PHONY: chaos
-chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick, RUN=regexp, SEED=n, KEEP=1)
+chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick|owners|bare, RUN=regexp, SEED=n, KEEP=1)
 	hack/chaos.sh
 
 .PHONY: demo

@@ -22,13 +22,16 @@ import (
 // restarted tells whether something may have run; and a restore that has failed, and
 // is seen to have left nothing, is tried again when kubelet creates the container anew.
 
-// turnTo forgets what was about another pod.
-func (t *targetSession) turnTo(podUID string) {
+// turnTo forgets what was about another pod. It says whether that was published that a
+// restore into it begins: while it stands there no other pod is made the target.
+func (t *targetSession) turnTo(podUID string) (published bool) {
 	if t.podUID != "" {
+		published = t.report.RestoreStartedAt != nil
 		t.giveBack(v1alpha1.ReasonCancelled, "another pod is the target")
 		t.forgetRestore()
 	}
 	t.podUID = podUID
+	return published
 }
 
 // forgetRestore: nothing was restored into the pod yet, or nothing is left of it.
@@ -81,6 +84,7 @@ func (t *targetSession) restoreSuccessor(ctx context.Context, m *v1alpha1.Migrat
 			t.loaded = false // nothing may be restored on the strength of what is not stored
 			return never, err
 		}
+		failpoint.At("target-replacing")
 	}
 	if err := t.noteCreates(ctx); err != nil {
 		return never, err
@@ -131,6 +135,7 @@ func (t *targetSession) retry(ctx context.Context, m *v1alpha1.Migration) error 
 			return err
 		}
 	}
+	failpoint.At("target-retrying")
 	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
 	t.forgetRestore()
 	t.report.Failure = f
