@@ -139,7 +139,7 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	ended := pod == nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if len(s.containers) == 0 && !ended {
 		// It is created when nothing holds the pod any more.
-		return again(successorInterval), s.unhold(ctx)
+		return again(successorInterval), s.thawGone(ctx)
 	}
 	if err := s.letGo(ctx); err != nil {
 		return never, err
@@ -151,8 +151,8 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	return now, s.publish(ctx)
 }
 
-// unhold lets containers be created in the pod again whose frozen ones are gone.
-func (s *sourceSession) unhold(ctx context.Context) error {
+// thawGone lets containers be created in the pod again whose frozen ones are gone.
+func (s *sourceSession) thawGone(ctx context.Context) error {
 	h, err := s.heldBy(s.uid)
 	if err != nil || h == nil {
 		return err

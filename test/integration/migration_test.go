@@ -115,7 +115,7 @@ func TestASourceThatWasHandedOverIsHeld(t *testing.T) {
 	m := c.migrate("app")
 	c.awaitPhase(m, v1alpha1.PhaseSucceeded)
 	methods := c.node("n1").fake.Methods()
-	if dump, hold := slices.Index(methods, "Dump"), slices.Index(methods, "Hold"); hold < dump || dump < 0 {
+	if dump, hold := slices.Index(methods, "Dump"), slices.Index(methods, "FreezePod"); hold < dump || dump < 0 {
 		t.Errorf("the source was not held after its final dump: %v", methods)
 	}
 }
@@ -136,7 +136,7 @@ func TestDryRunTouchesNothing(t *testing.T) {
 // TestFailuresBeforeTheCommitLeaveTheSourceRunning breaks every step of the
 // source once.
 func TestFailuresBeforeTheCommitLeaveTheSourceRunning(t *testing.T) {
-	for _, method := range []string{"PreDump", "DirtyBytes", "Isolate", "Freeze", "Dump", "Pack", "Hold", "Inspect"} {
+	for _, method := range []string{"PreDump", "DirtyBytes", "Isolate", "Freeze", "Dump", "Pack", "FreezePod", "Inspect"} {
 		t.Run(method, func(t *testing.T) {
 			c := newCluster(t)
 			pod := c.startPod("app")

@@ -54,8 +54,8 @@ func (c *Control) Freeze(ctx context.Context, k runtime.Container) error {
 	return asNotFound(k, err)
 }
 
-// Hold freezes the pod's cgroup, which is the one above the container's.
-func (c *Control) Hold(_ context.Context, k runtime.Container) error {
+// FreezePod freezes the pod's cgroup, which is the one above the container's.
+func (c *Control) FreezePod(_ context.Context, k runtime.Container) error {
 	return asNotFound(k, c.freezePod(k, "1"))
 }
 

@@ -27,12 +27,12 @@ type Container struct {
 	tracking bool
 	round    uint64 // number of dumps so far
 
-	frozen   bool
-	held     bool
-	isolated bool
-	killed   bool
-	limit    runtime.CPULimit
-	signals  []int
+	frozen    bool
+	podFrozen bool
+	isolated  bool
+	killed    bool
+	limit     runtime.CPULimit
+	signals   []int
 
 	files      map[string]string // differences of the root file system
 	inspection runtime.Inspection
@@ -139,10 +139,7 @@ func (c *Container) ThawOwn() {
 }
 
 // stands says whether it is frozen, by itself or with its pod.
-func (c *Container) stands() bool { return c.frozen || c.held }
-
-// IsHeld says whether its pod is held.
-func (c *Container) IsHeld() bool { return get(c, func() bool { return c.held }) }
+func (c *Container) stands() bool { return c.frozen || c.podFrozen }
 
 // IsFrozen, IsIsolated and IsKilled tell the state.
 func (c *Container) IsFrozen() bool { return get(c, c.stands) }

@@ -39,10 +39,10 @@ func (r *Runtime) Freeze(ctx context.Context, k runtime.Container) error {
 	})
 }
 
-// Hold keeps a container frozen.
-func (r *Runtime) Hold(ctx context.Context, k runtime.Container) error {
-	return r.change(ctx, Call{Method: "Hold", Container: k.ID}, func(c *Container) error {
-		c.held = true
+// FreezePod keeps a container frozen.
+func (r *Runtime) FreezePod(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "FreezePod", Container: k.ID}, func(c *Container) error {
+		c.podFrozen = true
 		return nil
 	})
 }
@@ -50,7 +50,7 @@ func (r *Runtime) Hold(ctx context.Context, k runtime.Container) error {
 // Thaw thaws a container.
 func (r *Runtime) Thaw(ctx context.Context, k runtime.Container) error {
 	return r.change(ctx, Call{Method: "Thaw", Container: k.ID}, func(c *Container) error {
-		c.frozen, c.held = false, false
+		c.frozen, c.podFrozen = false, false
 		return nil
 	})
 }

@@ -35,12 +35,12 @@ func testFreeze(t *testing.T, n Node) {
 	frozen(t, n, c, false)
 }
 
-func testHold(t *testing.T, n Node) {
+func testFreezePod(t *testing.T, n Node) {
 	w := n.Start(t)
 	c := w.Info()
 	noError(t, "Freeze", n.Freezer.Freeze(step(t), c))
 	for range 2 { // repeating is not an error
-		noError(t, "Hold", n.Freezer.Hold(step(t), c))
+		noError(t, "FreezePod", n.Freezer.FreezePod(step(t), c))
 		frozen(t, n, c, true)
 		stands(t, w)
 	}
@@ -51,7 +51,7 @@ func testHold(t *testing.T, n Node) {
 	frozen(t, n, c, false)
 	proceeds(t, w)
 	noError(t, "Freeze", n.Freezer.Freeze(step(t), c))
-	noError(t, "Hold", n.Freezer.Hold(step(t), c))
+	noError(t, "FreezePod", n.Freezer.FreezePod(step(t), c))
 	noError(t, "Kill of a held container", n.Killer.Kill(step(t), c))
 	// The pod is not held by what is gone.
 	wantError(t, "Thaw", n.Freezer.Thaw(step(t), c), runtime.ErrNotFound)

@@ -83,7 +83,7 @@ func Run(t *testing.T, factory Factory) {
 		{"Finder", testFinder},
 		{"FreezeAndThaw", testFreeze},
 		{"FreezeOfNothing", testFreezeNotFound},
-		{"Hold", testHold},
+		{"FreezePod", testFreezePod},
 		{"Throttle", testThrottle},
 		{"Isolate", testIsolate},
 		{"PreDumpChain", testChain},
