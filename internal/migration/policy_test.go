@@ -87,6 +87,7 @@ func TestMarksTuneThePreCopy(t *testing.T) {
 	base.Spec.PreCopy = v1alpha1.PreCopySpec{OnStall: v1alpha1.OnStallAbort, MaxRounds: ptr(int32(4))}
 	base.Spec.Timeout = &metav1.Duration{Duration: time.Minute}
 	base.Spec.VolumePolicy = v1alpha1.VolumePolicyHandoff
+	base.Spec.Connections = v1alpha1.ConnectionsKeep
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 		v1alpha1.MarkOnStall: "Throttle", v1alpha1.MarkTargetDowntime: "250ms", v1alpha1.MarkMaxRounds: "17"}}}
 	got := ResolvePolicy(pod, nil, []v1alpha1.MigrationPolicy{base})
@@ -94,11 +95,11 @@ func TestMarksTuneThePreCopy(t *testing.T) {
 	if diff := cmp.Diff(want, got.PreCopy); diff != "" {
 		t.Errorf("(- want, + got):\n%s", diff)
 	}
-	if m := NewEvacuation(pod, got, 0, true); m.Spec.VolumePolicy != v1alpha1.VolumePolicyHandoff {
+	if m := NewEvacuation(pod, got, 0, true); m.Spec.VolumePolicy != v1alpha1.VolumePolicyHandoff || m.Spec.Connections != v1alpha1.ConnectionsKeep {
 		t.Errorf("the evacuation is %+v", m.Spec)
 	}
-	pod.Annotations[v1alpha1.MarkVolumePolicy] = "Reject"
-	if marked := ResolvePolicy(pod, nil, []v1alpha1.MigrationPolicy{base}); marked.VolumePolicy != v1alpha1.VolumePolicyReject {
+	pod.Annotations[v1alpha1.MarkVolumePolicy], pod.Annotations[v1alpha1.MarkConnections] = "Reject", "Close"
+	if marked := ResolvePolicy(pod, nil, []v1alpha1.MigrationPolicy{base}); marked.VolumePolicy != v1alpha1.VolumePolicyReject || marked.Connections != v1alpha1.ConnectionsClose {
 		t.Errorf("marked: %+v", marked)
 	}
 	if got.Timeout == nil || got.Timeout.Duration != time.Minute || len(got.Effective.Ignored) != 1 {

@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,5 +41,20 @@ func TestRefusalsOfWhatProcessesHold(t *testing.T) {
 	harmless := runtime.Inspection{Processes: 3, EstablishedTCP: 7, BoundAddresses: []string{"10.9.9.9:80"}, SharedBytes: 1 << 20}
 	if got := processRefusals(harmless, pod); len(got) != 0 {
 		t.Errorf("refused: %+v", got)
+	}
+}
+
+// A pod that keeps its address may be bound to it.
+func TestPodAddressIsNoObstacleWhereItIsKept(t *testing.T) {
+	pod := &corev1.Pod{Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: "10.1.2.3"}}}}
+	c := checked{pod: pod, containers: []runtime.Container{{Name: "main"}}, inspections: map[string]runtime.Inspection{"main": {BoundAddresses: []string{"10.1.2.3:80"}}}}
+	refused := func() bool {
+		return slices.ContainsFunc(evaluate(c), func(f v1alpha1.Failure) bool { return f.Reason == v1alpha1.ReasonPodAddressListener })
+	}
+	if !refused() {
+		t.Error("not refused")
+	}
+	if c.keepsAddress = true; refused() {
+		t.Error("refused although the address is kept")
 	}
 }

@@ -116,6 +116,9 @@ func testIsolate(t *testing.T, n Node) {
 	noError(t, "Isolate", n.Isolator.Isolate(step(t), c))
 	noError(t, "Freeze", n.Freezer.Freeze(step(t), c))
 	noError(t, "Isolate while frozen", n.Isolator.Isolate(step(t), c))
+	for range 2 {
+		noError(t, "Disown while frozen", n.Isolator.Disown(step(t), c))
+	}
 	noError(t, "Connect while frozen", n.Isolator.Connect(step(t), c))
 }
 
