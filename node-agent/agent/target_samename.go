@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/failpoint"
@@ -136,13 +137,32 @@ func (t *targetSession) retry(ctx context.Context, m *v1alpha1.Migration) error 
 		}
 	}
 	failpoint.At("target-retrying")
-	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
 	t.forgetRestore()
 	t.report.Failure = f
 	t.report.FailedRestores++
-	if err := t.publish(ctx); err != nil {
+	if err := t.publishOnce(ctx); err != nil {
+		t.loaded = false
 		return err
 	}
+	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
 	t.event(m, evRetrying, f.Message)
 	return nil
+}
+
+// publishOnce publishes that a restore is forgotten. Stored once more when the next one
+// has begun, that would let another pod be made the target beside this one.
+func (t *targetSession) publishOnce(ctx context.Context) error {
+	for {
+		live, err := t.get(ctx, t.Live)
+		if err != nil {
+			return err
+		}
+		if target := live.Status.Target; target == nil || string(target.PodUID) != t.podUID {
+			return fmt.Errorf("the migration is not about pod %s any more", t.podUID)
+		}
+		err = t.applyTo(ctx, live.ResourceVersion, "target", v1alpha1.FieldManagerTarget, &t.report)
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+	}
 }

@@ -83,6 +83,7 @@
 #define AN_ABORT 2
 #define A_TAKEBACK 3
 #define A_DIGEST 4
+#define A_RETRY 5
 
 /* ---- what is true -------------------------------------------------------- */
 
@@ -369,6 +370,11 @@ bool wanted = false;    /* a person deleted a pod */
 #else
 #define RETRY_PROOF proven
 #endif
+#ifdef NO_RETRY_ONCE       /* and this is stored in the version that was looked at, or not at all */
+#define RETRY_ONCE false
+#else
+#define RETRY_ONCE true
+#endif
 #ifdef NO_MARK_KEPT        /* the mark of a pod that is gone is kept while it is the target */
 #define MARK_KEPT false
 #else
@@ -500,6 +506,7 @@ inline sforget() { sup = false; sdumping = false; srep = CONVERGED }
 		if :: tree_ == STARTING :: else -> tree_ = NONE fi; \
 		if :: MARK_AGAIN && mark_ :: else -> proven = true fi; judge() } \
 	:: d_step { REPLACES && (is) && (ended || proven) && RETRY_PROOF && !mark_ && tst != RESTORED -> AGAIN; judge() } \
+	:: d_step { REPLACES && (is) && proven && !RETRY_ONCE && !mark_ && tst != RESTORED && FAULT && fly == NOTHING -> SPEND; fly = A_RETRY; AGAIN; judge() } \
 	/* it has run, or may have, and is gone */ \
 	:: d_step { REPLACES && (is) && !gone && (mark_ && tree_ == NONE && create_ != TOLD || OTHER_BOOT || tst == RESTORED && (tree_ == NONE || (no))) -> \
 		gone = true; begun = tbegun; if :: create_ == WAITS -> create_ = IDLE; knows_ = false :: else fi; tree_ = NONE; judge() }
@@ -524,6 +531,9 @@ active proctype everything() {
 	:: d_step { fly == AN_ABORT -> fly = NOTHING; if :: CAN_ABORT -> reg = ABORTED :: else fi; judge() }
 #ifndef SAMENAME
 	:: d_step { fly == A_TAKEBACK -> fly = NOTHING; if :: reg == COMMITTED -> reg = ABORTED :: else fi; judge() }
+#endif
+#ifdef SAMENAME
+	:: d_step { fly == A_RETRY -> fly = NOTHING; begun = false }
 #endif
 	:: d_step { fly == A_DIGEST -> fly = NOTHING; sst = DUMPED }
 	:: d_step { fly != NOTHING -> fly = NOTHING }

@@ -81,6 +81,7 @@ var searches = []variant{
 	ofNames("pod not read again past the cache", 1, something, "NO_LIVE_UID"),
 	ofNames("restored again in another boot", 1, past, "NO_BOOT"),
 	ofNames("restored again without proof", 2, past, "NO_RETRY_PROOF"),
+	ofNames("failed restore forgotten once more, late", 2, past, "NO_RETRY_ONCE"),
 	ofNames("mark of a removed target swept", 1, past, "NO_MARK_KEPT"),
 	ofNames("report of another pod than is cached", 1, past, "NO_LOAD_AGREES"),
 	ofNames("report of the pod before stays", 1, stuck, "NO_FORGETS"),
