@@ -15,11 +15,13 @@ export NODE_TESTS=$PWD/bin/node
 mkdir -p artifacts
 # They take long, or show of other drainers, owners and sizes what a shorter one shows.
 long=(
+	TestADiskIsOneNodesOnly
 	TestALargeOpenFile
 	TestClusterAutoscaler
 	TestDrainAtScale
 	TestDrainBothWays
 	TestFailingEvacuations
+	TestHandoffOfABarePod
 	TestKarpenter
 	TestManagerRestartsDuringADrain
 	TestOwnersIndexedJob

@@ -182,7 +182,7 @@ func testDrain(t *testing.T, ways ...string) {
 func TestDrainAtScale(t *testing.T) {
 	const many = 30
 	s := begin(t)
-	s.longer(3)
+	s.longer(6)
 	var pods []*corev1.Pod
 	node := s.Nodes.Nodes()[0].Name
 	for i := range many {
@@ -200,7 +200,7 @@ func TestDrainAtScale(t *testing.T) {
 	}
 	s.uncordonLater(node)
 	began := time.Now()
-	out, err := s.KubectlRun(s.ctx, "drain", node, "--ignore-daemonsets", "--force", "--timeout=25m")
+	out, err := s.KubectlRun(s.ctx, "drain", node, "--ignore-daemonsets", "--force", "--timeout=45m")
 	if err != nil {
 		s.Fatalf("kubectl drain: %v\n%s", err, out)
 	}
