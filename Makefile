@@ -76,11 +76,11 @@ e2e: ## Run the end-to-end tests (RUN=regexp for some, KEEP=1 keeps the cluster)
 	hack/e2e.sh
 
 .PHONY: e2e-long
-e2e-long: ## Run the end-to-end tests that take long: drains of thirty pods, called off, and with migrations that fail again and again
+e2e-long: ## Run the end-to-end tests that take long: drains of every kind, thirty pods, restores that fail late
 	LONG=1 hack/e2e.sh
 
 .PHONY: chaos
-chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick, RUN=regexp, SEED=n, KEEP=1)
+chaos: ## Break one thing at one step of a migration, for each of a table (CHAOS=quick|owners|bare, RUN=regexp, SEED=n, KEEP=1)
 	hack/chaos.sh
 
 .PHONY: demo

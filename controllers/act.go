@@ -45,7 +45,9 @@ func (r *MigrationReconciler) act(ctx context.Context, w *world, d migration.Dec
 	case migration.MakeAgain:
 		return r.makeAgain(ctx, w, d)
 	case migration.DeletePlaceholder:
-		return d, r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+		err := r.deletePod(ctx, w.Migration, w.placeholder, mayDeletePlaceholder)
+		failpoint.At("manager-placeholder-deleted")
+		return d, err
 	case migration.DropPlaceholder:
 		return d, r.dropPod(ctx, w.Migration, w.placeholder, mayDropPlaceholder)
 	case migration.MarkTarget:

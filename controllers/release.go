@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
 
@@ -63,7 +64,12 @@ func (r *MigrationReconciler) releaseSource(ctx context.Context, w *world, d mig
 	if err != nil {
 		return d, err
 	}
-	return d, r.patchPod(ctx, w.source, body, "released a pod from its controller")
+	failpoint.At("manager-releasing")
+	err = r.patchPod(ctx, w.source, body, "released a pod from its controller")
+	if err == nil {
+		failpoint.At("manager-released")
+	}
+	return d, err
 }
 
 func (r *MigrationReconciler) markTarget(ctx context.Context, w *world) error {
@@ -91,7 +97,12 @@ func (r *MigrationReconciler) returnSource(ctx context.Context, w *world) error 
 	if err != nil {
 		return err
 	}
-	return r.patchPod(ctx, w.source, body, "gave a pod back to its controller")
+	failpoint.At("manager-returning")
+	if err := r.patchPod(ctx, w.source, body, "gave a pod back to its controller"); err != nil {
+		return err
+	}
+	failpoint.At("manager-returned")
+	return nil
 }
 
 func aborted(live *v1alpha1.Migration) bool {

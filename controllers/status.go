@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -40,6 +41,9 @@ func (r *MigrationReconciler) store(ctx context.Context, w *world, d migration.D
 	if before.Status.Phase != after.Status.Phase {
 		failpoint.In("manager-entering", string(after.Status.Phase))
 	}
+	if targetUID(before) != targetUID(after) {
+		failpoint.In("manager-naming", string(after.Status.Phase))
+	}
 	patch := client.MergeFromWithOptions(before.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	// The answer overwrites what it is given.
 	if err := r.Client.Status().Patch(ctx, after.DeepCopy(), patch, client.FieldOwner(v1alpha1.FieldManagerController)); err != nil {
@@ -49,9 +53,20 @@ func (r *MigrationReconciler) store(ctx context.Context, w *world, d migration.D
 		failpoint.In("manager-entered", string(after.Status.Phase))
 		ctrl.LoggerFrom(ctx).Info("entered a phase", "newPhase", after.Status.Phase, "message", after.Status.Message)
 	}
+	if o := after.Status.Owner; o != nil && (before.Status.Owner == nil || before.Status.Owner.State != o.State) {
+		failpoint.In("manager-owner", string(o.State))
+	}
 	r.announce(before, after)
 	r.Metrics.observe(before, after, w.Now)
 	return nil
+}
+
+// targetUID is the UID of the recorded target pod, if there is one.
+func targetUID(m *v1alpha1.Migration) types.UID {
+	if m.Status.Target == nil {
+		return ""
+	}
+	return m.Status.Target.PodUID
 }
 
 // project puts a pass's findings and its decision into m's status. It touches

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Runs the end-to-end tests whose names match RUN in a cluster; without, all but those
-# that take long (LONG), which have a target of their own (make e2e-long).
+# of the list below, or with LONG=1 only those (make e2e-long).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,23 @@ CGO_ENABLED=0 go test -c -ldflags '-s -w' -o bin/node/ ./node-agent/runtime/runt
 CGO_ENABLED=0 go build -ldflags '-s -w' -o bin/node/ ./test/pinned
 export NODE_TESTS=$PWD/bin/node
 mkdir -p artifacts
-long='^(TestDrainAtScale|TestFailingEvacuations|TestUncordonCancelsWhatIsQueued)$'
+# They take long, or show of other drainers, owners and sizes what a shorter one shows.
+long=(
+	TestADiskIsOneNodesOnly
+	TestALargeOpenFile
+	TestClusterAutoscaler
+	TestDrainAtScale
+	TestDrainBothWays
+	TestFailingEvacuations
+	TestHandoffOfABarePod
+	TestKarpenter
+	TestManagerRestartsDuringADrain
+	TestOwnersIndexedJob
+	TestOwnersStatefulSetRestoresAgain
+	TestSecondRestoreFails
+	TestUncordonCancelsWhatIsQueued
+)
+long="^($(IFS='|' && echo "${long[*]}"))\$"
 skip=
 if [ -n "${LONG:-}" ]; then
 	RUN=$long
@@ -24,4 +40,4 @@ fi
 IMAGES="godwit memhog disks" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
 	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
-	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-60m}" -test.run "${RUN:-.}" -test.skip "$skip"
+	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-90m}" -test.run "${RUN:-.}" -test.skip "$skip"

@@ -162,7 +162,7 @@ func existing(status v1alpha1.MigrationStatus) *v1alpha1.Migration {
 func TestStartCreatesWhatTheFlagsSay(t *testing.T) {
 	cl := newCluster(t)
 	out, err := cl.migrate(t.Context(), "start", "pod/redis-0", "--to", "n2", "--target-name", "redis-b", "--max-rounds", "0",
-		"--target-downtime", "500ms", "--timeout", "5m", "--on-stall", "Abort", "--connections", "Keep", "--dry-run", "-o", "name")
+		"--target-downtime", "500ms", "--timeout", "5m", "--on-stall", "Abort", "--volumes", "Handoff", "--connections", "Keep", "--dry-run", "-o", "name")
 	must(t, err)
 	all := cl.migrations()
 	if len(all) != 1 {
@@ -173,8 +173,8 @@ func TestStartCreatesWhatTheFlagsSay(t *testing.T) {
 		t.Errorf("printed %q, made %s/%s", out, m.Namespace, m.Name)
 	}
 	zero := int32(0)
-	want := v1alpha1.MigrationSpec{PodName: "redis-0", TargetNode: "n2", TargetPodName: "redis-b", DryRun: true, Timeout: span(5 * time.Minute), Connections: v1alpha1.ConnectionsKeep,
-		PreCopy: v1alpha1.PreCopySpec{MaxRounds: &zero, TargetDowntime: span(500 * time.Millisecond), OnStall: v1alpha1.OnStallAbort}}
+	want := v1alpha1.MigrationSpec{PodName: "redis-0", TargetNode: "n2", TargetPodName: "redis-b", DryRun: true, Timeout: span(5 * time.Minute),
+		PreCopy: v1alpha1.PreCopySpec{MaxRounds: &zero, TargetDowntime: span(500 * time.Millisecond), OnStall: v1alpha1.OnStallAbort}, VolumePolicy: v1alpha1.VolumePolicyHandoff, Connections: v1alpha1.ConnectionsKeep}
 	if a, b := mustJSON(t, m.Spec), mustJSON(t, want); a != b {
 		t.Errorf("got %s, want %s", a, b)
 	}
@@ -199,7 +199,7 @@ func mustJSON(t *testing.T, v any) string {
 
 func TestArgumentsAreRefused(t *testing.T) {
 	for _, args := range []string{
-		"start", "start a b", "start deployment/web", "start redis-0 --on-stall Maybe", "start redis-0 --connections Maybe", "start redis-0 -o yaml", "watch", "watch pod/redis-0",
+		"start", "start a b", "start deployment/web", "start redis-0 --on-stall Maybe", "start redis-0 --volumes Maybe", "start redis-0 --connections Maybe", "start redis-0 -o yaml", "watch", "watch pod/redis-0",
 		"cancel a b", "report x -o table", "nodes n1", "check deploy/web", "unknown",
 	} {
 		cl := newCluster(t)

@@ -16,10 +16,11 @@ import (
 
 // request holds the flags that make a Migration.
 type request struct {
-	to, targetName, onStall, logs, connections string
-	maxRounds                                  int32
-	targetDowntime, timeout                    time.Duration
-	dryRun                                     bool
+	to, targetName, onStall, logs string
+	volumes, connections          string
+	maxRounds                     int32
+	targetDowntime, timeout       time.Duration
+	dryRun                        bool
 }
 
 func newStart(o *options) *cobra.Command {
@@ -83,6 +84,7 @@ func newStart(o *options) *cobra.Command {
 
 func (r *request) addFlags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&r.to, "to", "", "node to move the pod to (default: the scheduler chooses)")
+	cmd.Flags().StringVar(&r.volumes, "volumes", "", "Reject or Handoff: whether ReadWriteOnce volumes follow the pod, for a longer downtime (default: the API's)")
 }
 
 // migration makes the object. Flags that were not given leave the field to the
@@ -106,6 +108,12 @@ func (r *request) migration(cmd *cobra.Command, pod string) (*v1alpha1.Migration
 		m.Spec.LogPolicy = p
 	default:
 		return nil, fmt.Errorf("--logs must be %s or %s, not %q", v1alpha1.LogLeave, v1alpha1.LogCarryOver, p)
+	}
+	switch p := v1alpha1.VolumePolicy(r.volumes); p {
+	case "", v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff:
+		m.Spec.VolumePolicy = p
+	default:
+		return nil, fmt.Errorf("--volumes must be %s or %s, not %q", v1alpha1.VolumePolicyReject, v1alpha1.VolumePolicyHandoff, p)
 	}
 	switch p := v1alpha1.ConnectionPolicy(r.connections); p {
 	case "", v1alpha1.ConnectionsClose, v1alpha1.ConnectionsKeep:

@@ -22,6 +22,7 @@ import (
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/controllers"
+	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
 
@@ -189,6 +190,7 @@ func answer(ctx context.Context, req admission.Request, o *migration.SteerObserv
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
 	if !o.DryRun {
+		failpoint.At("manager-steering")
 		ctrl.LoggerFrom(ctx).Info("made a pod a Migration's target", "namespace", m.Namespace, "migration", m.Name, "pod", target.Name)
 	}
 	return admission.PatchResponseFromRaw(req.Object.Raw, raw)

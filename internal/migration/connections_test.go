@@ -67,7 +67,7 @@ func TestWhatPinsAnAddress(t *testing.T) {
 		"no address yet":         {map[string]string{calico: `["10.0.0.5"]`}, nil, v1alpha1.ReasonAddressNotPinned},
 	} {
 		s, f := CheckConnections(addressed(c.annotations, c.ips...), []string{own})
-		got := ""
+		var got string
 		switch {
 		case (s == nil) == (f == nil):
 			t.Errorf("%s: %+v, %+v", name, s, f)

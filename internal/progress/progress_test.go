@@ -289,3 +289,24 @@ func FuzzBar(f *testing.F) {
 		}
 	})
 }
+
+// Of a pod that keeps its name the replacement is a part of the downtime.
+func TestDowntimeOfAPodThatKeepsItsName(t *testing.T) {
+	span := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
+	replace := span(12 * time.Second)
+	m := &v1alpha1.Migration{}
+	m.Status.Phase = v1alpha1.PhaseSucceeded
+	m.Status.Downtime = &v1alpha1.DowntimeStatus{Total: span(15 * time.Second), FreezeAndDump: span(time.Second), Handover: span(time.Second), Replace: &replace, Restore: span(time.Second)}
+	var lines []string
+	for _, l := range Lines(m) {
+		lines = append(lines, l.Text)
+	}
+	const want = "freeze and dump 1.00 s + hand-over 1.00 s + replacement 12.0 s + restore 1.00 s"
+	if all := strings.Join(lines, "\n"); !strings.Contains(all, want) {
+		t.Errorf("no %q in\n%s", want, all)
+	}
+	var b strings.Builder
+	if err := Summarize(m).WriteTable(&b); err != nil || !strings.Contains(b.String(), "replacement") {
+		t.Errorf("%s, %v", b.String(), err)
+	}
+}

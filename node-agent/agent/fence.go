@@ -138,7 +138,8 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	}
 	ended := pod == nil || pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
 	if len(s.containers) == 0 && !ended {
-		return again(successorInterval), nil
+		// It is created when nothing holds the pod any more.
+		return again(successorInterval), s.thawGone(ctx)
 	}
 	if err := s.letGo(ctx); err != nil {
 		return never, err
@@ -148,6 +149,15 @@ func (s *sourceSession) awaitSuccessor(ctx context.Context, m *v1alpha1.Migratio
 	}
 	s.report.State = v1alpha1.SourceResumed
 	return now, s.publish(ctx)
+}
+
+// thawGone lets containers be created in the pod again whose frozen ones are gone.
+func (s *sourceSession) thawGone(ctx context.Context) error {
+	h, err := s.heldBy(s.uid)
+	if err != nil || h == nil {
+		return err
+	}
+	return s.thaw(ctx, h.Containers)
 }
 
 // processLost names a container that was frozen and whose process is gone. That

@@ -13,6 +13,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
 	"godwit.dev/godwit/internal/wire"
 )
 
@@ -21,8 +23,9 @@ import (
 const marksInterval = time.Hour
 
 // SweepMarks removes the marks of restored containers and the holds of creates
-// (see wire.Hold) whose pods are no longer on the node, now and then until ctx ends. It implements
-// manager.RunnableFunc.
+// (see wire.Hold) whose pods are no longer on the node, now and then until ctx ends.
+// Those of a Migration's target stay until it is over: they say whether it has run. It
+// implements manager.RunnableFunc.
 func (a *Agent) SweepMarks(ctx context.Context) error {
 	for {
 		if err := a.sweepMarks(ctx); err != nil && ctx.Err() == nil {
@@ -52,8 +55,12 @@ func (a *Agent) sweepMarks(ctx context.Context) error {
 	for i := range list.Items {
 		alive[string(list.Items[i].UID)] = true
 	}
+	needed, err := a.targetsOfMigrations(ctx)
+	if err != nil {
+		return err
+	}
 	for _, uid := range pods {
-		if alive[uid] {
+		if alive[uid] || needed[uid] {
 			continue
 		}
 		// A create that still waits finds out by itself; next time, then.
@@ -62,4 +69,19 @@ func (a *Agent) sweepMarks(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// targetsOfMigrations are the UIDs of the target pods of all Migrations that are not over.
+func (a *Agent) targetsOfMigrations(ctx context.Context) (map[string]bool, error) {
+	var list v1alpha1.MigrationList
+	if err := a.Live.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list the Migrations: %w", err)
+	}
+	uids := map[string]bool{}
+	for i := range list.Items {
+		if t := list.Items[i].Status.Target; t != nil && !migration.Finished(list.Items[i].Status.Phase) {
+			uids[string(t.PodUID)] = true
+		}
+	}
+	return uids, nil
 }

@@ -70,6 +70,9 @@ func (a *Agent) releaseOrphan(ctx context.Context, h *held) (bool, error) {
 		}
 	}
 	if none {
+		if err := a.thaw(ctx, h.Containers); err != nil {
+			return false, err
+		}
 		return true, a.releaseHeld(ctx, h)
 	}
 	if err := a.settle(ctx, containers, h); err != nil {

@@ -169,6 +169,13 @@ func (s *sessionBase) removeWork() error {
 // apply publishes a report as status.<side> under the side's field manager. It
 // tries again on passing errors until ctx ends: a report is never optional.
 func (s *sessionBase) apply(ctx context.Context, side string, manager string, report any) error {
+	return s.applyTo(ctx, "", side, manager, report)
+}
+
+// applyTo is apply to that version of the Migration, and to no other, if one is given:
+// an earlier try that is stored late changes nothing then. Somebody else's write in
+// between is a conflict, and so is an earlier try's that was stored.
+func (s *sessionBase) applyTo(ctx context.Context, version, side, manager string, report any) error {
 	fields, err := kruntime.DefaultUnstructuredConverter.ToUnstructured(report)
 	if err != nil {
 		return fmt.Errorf("convert report: %w", err)
@@ -179,6 +186,7 @@ func (s *sessionBase) apply(ctx context.Context, side string, manager string, re
 	u.SetName(s.key.Name)
 	// The UID makes sure that a report never lands on a namesake.
 	u.SetUID(s.uid)
+	u.SetResourceVersion(version)
 	var maybeStored error
 	backoff := wait.Backoff{Duration: 20 * time.Millisecond, Factor: 2, Jitter: 0.1, Steps: 20, Cap: 5 * time.Second}
 	for {

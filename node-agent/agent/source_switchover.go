@@ -316,6 +316,12 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, f *freeze) (digest st
 	}
 	failpoint.At("source-dumped")
 	f.line.mark("dumped", s.Now())
+	// Whoever kills the source once it was handed over is not to let it run for that.
+	for _, c := range s.containers {
+		if err := s.Node.Freezer.FreezePod(limited, c); err != nil {
+			return "", 0, v1alpha1.ReasonFreezeFailed, fmt.Errorf("freeze the pod of %s: %w", c.Name, err)
+		}
+	}
 	sealed, err := bounded(limited, &s.pending, string(s.uid), "seal the image set", set.Seal)
 	if err != nil {
 		return "", 0, v1alpha1.ReasonVolumeError, err

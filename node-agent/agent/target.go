@@ -73,6 +73,11 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 			return never, false, err
 		}
 		if live.Status.Target != nil {
+			if live.Status.Target.PodUID != m.Status.Target.PodUID {
+				// The cache of an agent that was restarted is behind: what is reported is
+				// about another pod than it names.
+				return again(time.Second), false, nil
+			}
 			t.report = live.Status.Target.TargetReport
 		}
 		// Once: a machine that comes back under another Node has restarted its
@@ -83,8 +88,12 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 		}
 		t.loaded, t.nodeUID = true, node.UID
 	}
-	if uid := string(m.Status.Target.PodUID); uid != t.podUID {
-		t.turnTo(uid)
+	if uid := string(m.Status.Target.PodUID); uid != t.podUID && t.turnTo(uid) {
+		if err := t.publish(ctx); err != nil {
+			t.loaded = false
+			return never, false, err
+		}
+		return now, false, nil
 	}
 	t.see(m)
 	pod, err := t.pod(ctx, m.Status.Target.PodRef)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/failpoint"
@@ -22,13 +23,16 @@ import (
 // restarted tells whether something may have run; and a restore that has failed, and
 // is seen to have left nothing, is tried again when kubelet creates the container anew.
 
-// turnTo forgets what was about another pod.
-func (t *targetSession) turnTo(podUID string) {
+// turnTo forgets what was about another pod. It says whether that was published that a
+// restore into it begins: while it stands there no other pod is made the target.
+func (t *targetSession) turnTo(podUID string) (published bool) {
 	if t.podUID != "" {
+		published = t.report.RestoreStartedAt != nil
 		t.giveBack(v1alpha1.ReasonCancelled, "another pod is the target")
 		t.forgetRestore()
 	}
 	t.podUID = podUID
+	return published
 }
 
 // forgetRestore: nothing was restored into the pod yet, or nothing is left of it.
@@ -81,6 +85,7 @@ func (t *targetSession) restoreSuccessor(ctx context.Context, m *v1alpha1.Migrat
 			t.loaded = false // nothing may be restored on the strength of what is not stored
 			return never, err
 		}
+		failpoint.At("target-replacing")
 	}
 	if err := t.noteCreates(ctx); err != nil {
 		return never, err
@@ -131,13 +136,33 @@ func (t *targetSession) retry(ctx context.Context, m *v1alpha1.Migration) error 
 			return err
 		}
 	}
-	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
+	failpoint.At("target-retrying")
 	t.forgetRestore()
 	t.report.Failure = f
 	t.report.FailedRestores++
-	if err := t.publish(ctx); err != nil {
+	if err := t.publishOnce(ctx); err != nil {
+		t.loaded = false
 		return err
 	}
+	failures.WithLabelValues(string(roleTarget), f.Reason).Inc()
 	t.event(m, evRetrying, f.Message)
 	return nil
+}
+
+// publishOnce publishes that a restore is forgotten. Stored once more when the next one
+// has begun, that would let another pod be made the target beside this one.
+func (t *targetSession) publishOnce(ctx context.Context) error {
+	for {
+		live, err := t.get(ctx, t.Live)
+		if err != nil {
+			return err
+		}
+		if target := live.Status.Target; target == nil || string(target.PodUID) != t.podUID {
+			return fmt.Errorf("the migration is not about pod %s any more", t.podUID)
+		}
+		err = t.applyTo(ctx, live.ResourceVersion, "target", v1alpha1.FieldManagerTarget, &t.report)
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+	}
 }

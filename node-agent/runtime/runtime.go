@@ -156,7 +156,13 @@ type Freezer interface {
 	// Freeze freezes the container; freezing a frozen one is not an error.
 	// ErrFreezeTimeout when it could not, and then it is thawed again.
 	Freeze(ctx context.Context, c Container) error
-	// Thaw lets a frozen container go on; thawing a running one is not an error.
+	// FreezePod keeps a frozen container standing when its own cgroup is thawed: runc does
+	// that to kill it, and its processes would go on until the first of them has ended.
+	// It goes for the whole pod: nothing can be created in it meanwhile. Repeating is not
+	// an error.
+	FreezePod(ctx context.Context, c Container) error
+	// Thaw lets a frozen container go on, and ends the hold of its pod, that of a
+	// container that is gone, too; thawing a running one is not an error.
 	Thaw(ctx context.Context, c Container) error
 	// Frozen says what the kernel says now.
 	Frozen(ctx context.Context, c Container) (bool, error)

@@ -13,8 +13,10 @@ import (
 	"path/filepath"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
@@ -114,7 +116,7 @@ func (c *campaign) openLog() error {
 }
 
 // startWorkload makes the namespace anew with the one pod in it.
-func (c *campaign) startWorkload(ctx context.Context) error {
+func (c *campaign) startWorkload(ctx context.Context, of workload) error {
 	if err := c.FreshNamespace(ctx, c.namespace); err != nil {
 		return err
 	}
@@ -124,12 +126,39 @@ func (c *campaign) startWorkload(ctx context.Context) error {
 		fmt.Sprintf("PAGES=%d", c.load.pages),
 		fmt.Sprintf("INTERVAL_MS=%d", c.load.intervalMS),
 	)...)
-	pod.Spec.NodeName = "n1"
-	pod, err := c.Start(ctx, pod)
+	var err error
+	if of == bare {
+		pod.Spec.NodeName = "n1"
+		pod, err = c.Start(ctx, pod)
+	} else if err = c.Create(ctx, of.object(pod)); err == nil {
+		pod, err = c.onlyPod(ctx)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("start the workload: %w", err)
 	}
 	return c.hear(ctx, pod)
+}
+
+// object is the workload controller that makes pods like this one.
+func (of workload) object(pod *corev1.Pod) client.Object {
+	meta := metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}
+	selector := &metav1.LabelSelector{MatchLabels: pod.Labels}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: pod.Labels}, Spec: pod.Spec}
+	if of == deployment {
+		return &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Selector: selector, Template: template}}
+	}
+	return &appsv1.StatefulSet{ObjectMeta: meta, Spec: appsv1.StatefulSetSpec{Selector: selector, ServiceName: pod.Name, Template: template}}
+}
+
+// owns says why the pod's workload controller does not have it as it had its source.
+func (c *campaign) owns(pod *corev1.Pod) error {
+	if ref := metav1.GetControllerOf(pod); ref == nil {
+		return fmt.Errorf("pod %s is nobody's", pod.Name)
+	}
+	if release, left := pod.Annotations[v1alpha1.AnnotationRelease]; left {
+		return fmt.Errorf("pod %s is released: %s", pod.Name, release)
+	}
+	return nil
 }
 
 // onlyPod returns the workload's pod once there is exactly one and it is ready.
@@ -181,7 +210,7 @@ func (c *campaign) freshen(ctx context.Context) error {
 
 // repair brings the cluster back to a state to begin a run with, after one that
 // has failed.
-func (c *campaign) repair(ctx context.Context) error {
+func (c *campaign) repair(ctx context.Context, of workload) error {
 	var errs []error
 	for node := range c.off {
 		errs = append(errs, c.Nodes.PowerOn(ctx, node))
@@ -205,7 +234,7 @@ func (c *campaign) repair(ctx context.Context) error {
 		for p in $(pgrep -x godwit-runc); do tr "\0" " " < /proc/$p/cmdline | grep -q " create " && kill -9 $p; done
 		for d in /sys/fs/cgroup/kubepods.slice/*/*/cri-containerd-*.scope; do echo 0 > $d/cgroup.freeze; done
 		rm -rf /run/godwit/work/* /run/godwit/restoring/* /dev/shm/godwit/* `+harness.ImagesDir+`/*-*-*; true`))
-	errs = append(errs, c.freshen(ctx), c.startWorkload(ctx))
+	errs = append(errs, c.freshen(ctx), c.startWorkload(ctx, of))
 	return errors.Join(errs...)
 }
 

@@ -28,6 +28,27 @@ func TestTableIsWide(t *testing.T) {
 	}
 }
 
+// Who begins a new workload waits for it: the runs with one come together.
+func TestRunsOfAWorkloadComeTogether(t *testing.T) {
+	all := plans(table, false, nil, 1)
+	seen := map[workload]bool{}
+	for i, p := range all {
+		if i > 0 && p.of == all[i-1].of {
+			continue
+		}
+		if seen[p.of] || p.fault != noFault {
+			t.Errorf("%s begins a workload", p.name())
+		}
+		seen[p.of] = true
+	}
+	if len(seen) != 3 {
+		t.Errorf("workloads are %v", seen)
+	}
+	if n := len(plans(owners, true, nil, 1)); n != 1 {
+		t.Errorf("the short table has %d runs with owners", n)
+	}
+}
+
 func TestTableIsSound(t *testing.T) {
 	names := map[string]bool{}
 	for _, r := range table {
@@ -39,7 +60,7 @@ func TestTableIsSound(t *testing.T) {
 			t.Errorf("%s is not explained", r.fault)
 		}
 		for _, s := range r.steps {
-			p := newPlan(r.fault, s, 1)
+			p := newPlan(r.fault, r.of, s, 1)
 			if names[p.name()] {
 				t.Errorf("two runs are called %s", p.name())
 			}

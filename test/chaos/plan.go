@@ -4,9 +4,11 @@
 package main
 
 import (
+	"cmp"
 	"hash/fnv"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,7 +16,9 @@ import (
 // plan is one run: one migration with one fault at one step.
 type plan struct {
 	fault string
-	step  step
+	// of says what the pod belongs to.
+	of   workload
+	step step
 	// seed makes it the same run each time.
 	seed uint64
 	// hold is how long the migration is held after the fault, lasting how long
@@ -27,10 +31,15 @@ type plan struct {
 
 // name is what RUN is matched with.
 func (p plan) name() string {
-	return p.fault + "/" + strings.ReplaceAll(strings.ReplaceAll(p.step.name, ",", ""), " ", "-")
+	prefix := p.fault + "/"
+	if p.of != bare {
+		prefix += string(p.of) + "/"
+	}
+	return prefix + strings.ReplaceAll(strings.ReplaceAll(p.step.name, ",", ""), " ", "-")
 }
 
-// plans makes the runs of the table in an order that the seed chooses, the run
+// plans makes the runs of the table in an order that the seed chooses, those of one
+// workload after the other, since each begins with a new one, and of these the run
 // without a fault first: if that fails the others tell nothing.
 func plans(rows []row, quick bool, filter *regexp.Regexp, seed uint64) []plan {
 	var all []plan
@@ -40,7 +49,7 @@ func plans(rows []row, quick bool, filter *regexp.Regexp, seed uint64) []plan {
 			steps = r.quick
 		}
 		for _, s := range steps {
-			p := newPlan(r.fault, s, seed)
+			p := newPlan(r.fault, r.of, s, seed)
 			if has(r.only, s) {
 				p.onlyCopy = r.how
 			}
@@ -51,18 +60,22 @@ func plans(rows []row, quick bool, filter *regexp.Regexp, seed uint64) []plan {
 	}
 	random := rand.New(rand.NewPCG(seed, 1))
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	for i := range all {
-		if all[i].fault == noFault {
-			all[0], all[i] = all[i], all[0]
+	rank := func(p plan) int {
+		if p.fault == noFault {
+			return 0
 		}
+		return 1
 	}
+	slices.SortStableFunc(all, func(a, b plan) int {
+		return cmp.Or(cmp.Compare(a.of, b.of), cmp.Compare(rank(a), rank(b)))
+	})
 	return all
 }
 
 // newPlan derives all that is chosen at random from the seed and the name, so
 // that a run is the same whether or not others come before it.
-func newPlan(fault string, s step, seed uint64) plan {
-	p := plan{fault: fault, step: s}
+func newPlan(fault string, of workload, s step, seed uint64) plan {
+	p := plan{fault: fault, of: of, step: s}
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(p.name()))
 	p.seed = seed ^ h.Sum64()

@@ -41,6 +41,18 @@ software: times are several times longer than on hardware.
 
 `
 
+const reliabilityOwners = `
+## Pods of workload controllers
+
+The same with the pod of a Deployment, which makes the pod that it goes on in, and with
+that of a StatefulSet, which makes it again under its name when the source is gone. What
+is tried is how the one takes the other's place. In the end exactly one pod is left, too;
+it is its controller's, and says nothing of a release any more. Not among them is a
+webhook that goes away when it is asked about a Deployment's pod: an ordinary one is made
+beside the source then, and removed again ([protocol.md](protocol.md#pods-of-workload-controllers)).
+
+`
+
 // render writes the page.
 func render(w io.Writer, results []result) error {
 	var b strings.Builder
@@ -56,36 +68,23 @@ func render(w io.Writer, results []result) error {
 	}
 	fmt.Fprintf(&b, "%d runs of the table's %d: %d passed, %d failed. In %d of them the only running copy was lost.\n\n",
 		len(results), len(plans(table, false, nil, 1)), passed, len(results)-passed, lost)
-	order := map[string]int{}
-	for i, row := range table {
-		order[row.fault] = i * 1000
-		for j, s := range row.steps {
-			order[row.fault+"/"+s.name] = i*1000 + j
-		}
+	sorted := inOrder(results)
+	first := slices.IndexFunc(sorted, func(r result) bool { return r.Workload != "" })
+	if first < 0 {
+		first = len(sorted)
 	}
-	sorted := slices.Clone(results)
-	slices.SortStableFunc(sorted, func(a, b result) int {
-		return cmp.Compare(order[a.Fault+"/"+a.Step], order[b.Fault+"/"+b.Step])
-	})
-	b.WriteString("| Fault | Step | Outcome | Copies | Lost | Repeated | Silent | Recovered | Left over | |\n|---|---|---|---|---|---|---|---|---|---|\n")
-	fault := ""
-	for _, r := range sorted {
-		name := ""
-		if r.Fault != fault {
-			fault, name = r.Fault, r.Fault
-		}
-		verdict := "passed"
-		if !r.Passed {
-			verdict = "**failed**"
-		} else if r.Excepted != "" {
-			verdict += "; " + r.Excepted
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %d | %d | %.1f s | %.1f s | %d | %s |\n", name, r.Step, r.Outcome,
-			r.CopiesRunning, r.NumbersLost, r.NumbersRepeated, float64(r.FrozenMS)/1000, float64(r.RecoverMS)/1000, len(r.Leftovers), verdict)
+	writeRuns(&b, sorted[:first])
+	if first < len(sorted) {
+		b.WriteString(reliabilityOwners)
+		writeRuns(&b, sorted[first:])
 	}
 	b.WriteString("\n## Faults\n\n| Fault | What is done |\n|---|---|\n")
+	explained := map[string]bool{}
 	for _, row := range table {
-		fmt.Fprintf(&b, "| %s | %s |\n", row.fault, faults[row.fault].says)
+		if !explained[row.fault] {
+			fmt.Fprintf(&b, "| %s | %s |\n", row.fault, faults[row.fault].says)
+		}
+		explained[row.fault] = true
 	}
 	b.WriteString("\n## What failed\n\n")
 	none := true
@@ -105,4 +104,50 @@ func render(w io.Writer, results []result) error {
 	}
 	_, err := io.WriteString(w, strings.TrimRight(b.String(), "\n")+"\n")
 	return err
+}
+
+// inOrder sorts results as the table has them.
+func inOrder(results []result) []result {
+	order := map[string]int{}
+	for i, row := range table {
+		for j, s := range row.steps {
+			order[newPlan(row.fault, row.of, s, 0).name()] = i*1000 + j
+		}
+	}
+	sorted := slices.Clone(results)
+	slices.SortStableFunc(sorted, func(a, b result) int { return cmp.Compare(order[a.Run], order[b.Run]) })
+	return sorted
+}
+
+// writeRuns writes a table of results, of pods of workload controllers with what these
+// are.
+func writeRuns(b *strings.Builder, results []result) {
+	owned := len(results) > 0 && results[0].Workload != ""
+	of, rule := "", ""
+	if owned {
+		of, rule = "| Pod of ", "|---"
+	}
+	fmt.Fprintf(b, "%s| Fault | Step | Outcome | Copies | Lost | Repeated | Silent | Recovered | Left over | |\n%s|---|---|---|---|---|---|---|---|---|---|\n", of, rule)
+	var last result
+	for _, r := range results {
+		fault, workload := r.Fault, r.Workload
+		if r.Workload == last.Workload {
+			workload = ""
+			if r.Fault == last.Fault {
+				fault = ""
+			}
+		}
+		last = r
+		verdict := "passed"
+		if !r.Passed {
+			verdict = "**failed**"
+		} else if r.Excepted != "" {
+			verdict += "; " + r.Excepted
+		}
+		if owned {
+			fmt.Fprintf(b, "| %s ", workload)
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %d | %d | %d | %.1f s | %.1f s | %d | %s |\n", fault, r.Step, r.Outcome,
+			r.CopiesRunning, r.NumbersLost, r.NumbersRepeated, float64(r.FrozenMS)/1000, float64(r.RecoverMS)/1000, len(r.Leftovers), verdict)
+	}
 }

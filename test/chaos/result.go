@@ -25,11 +25,13 @@ const (
 
 // result is one object of artifacts/chaos.json.
 type result struct {
-	Run     string `json:"run"`
-	Fault   string `json:"fault"`
-	Step    string `json:"step"`
-	Seed    uint64 `json:"seed"`
-	Outcome string `json:"outcome"`
+	Run string `json:"run"`
+	// Workload is the kind of the pod's workload controller; empty when it has none.
+	Workload string `json:"workload,omitempty"`
+	Fault    string `json:"fault"`
+	Step     string `json:"step"`
+	Seed     uint64 `json:"seed"`
+	Outcome  string `json:"outcome"`
 	// CopiesRunning is the most ever seen at once, by the log or on the nodes.
 	CopiesRunning int `json:"copiesRunning"`
 	NumbersLost   int `json:"numbersLost"`

@@ -79,24 +79,25 @@ func TestStoreAndRender(t *testing.T) {
 	}
 	for _, r := range []result{
 		{Run: "cancel/frozen", Fault: "cancel", Step: "frozen", Outcome: stayed, Passed: true, FrozenMS: 1500},
+		{Run: "kill-manager/StatefulSet/source-given-up", Workload: "StatefulSet", Fault: "kill-manager", Step: "source given up", Outcome: moved, Passed: true},
 		{Run: "none/-", Fault: "none", Step: "-", Outcome: moved, Problems: []string{"left over: image x"}},
 	} {
 		if err := s.add(r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if p, f := s.counts(); p != 1 || f != 1 {
+	if p, f := s.counts(); p != 2 || f != 1 {
 		t.Errorf("%d passed, %d failed", p, f)
 	}
 	results, err := readResults(array, array)
-	if err != nil || len(results) != 2 {
+	if err != nil || len(results) != 3 {
 		t.Fatalf("%d results, %v", len(results), err)
 	}
 	var page bytes.Buffer
 	if err := render(&page, results); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{": 1 passed, 1 failed", "| cancel | frozen | stayed | 0 | 0 | 0 | 1.5 s |", "left over: image x"} {
+	for _, want := range []string{": 2 passed, 1 failed", "| StatefulSet | kill-manager | source given up | moved |", "| cancel | frozen | stayed | 0 | 0 | 0 | 1.5 s |", "left over: image x"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page lacks %q:\n%s", want, page.String())
 		}

@@ -50,7 +50,7 @@ type run struct {
 func (c *campaign) play(ctx context.Context, p plan) result {
 	ctx, cancel := context.WithTimeoutCause(ctx, runLimit, fmt.Errorf("the run took more than %s", runLimit))
 	defer cancel()
-	res := result{Run: p.name(), Fault: p.fault, Step: p.step.name, Seed: p.seed}
+	res := result{Run: p.name(), Workload: string(p.of), Fault: p.fault, Step: p.step.name, Seed: p.seed}
 	r := &run{campaign: c, plan: p}
 	if err := r.prepare(ctx); err != nil {
 		judge(&res, p, observed{reached: true, errs: []error{fmt.Errorf("before the run: %w", err)}})
@@ -77,7 +77,10 @@ func (c *campaign) play(ctx context.Context, p plan) result {
 	res.RecoverMS = time.Since(ended).Milliseconds()
 	res.Phase = string(r.migration.Status.Phase)
 	if o.settled {
-		o.movedOn = pod.Name != r.source.Name
+		o.movedOn = pod.UID != r.source.UID
+		if p.of != bare {
+			o.errs = append(o.errs, r.owns(pod))
+		}
 		o.errs = append(o.errs, r.finish(ctx))
 		o.leftovers, err = r.leftovers(ctx)
 		o.errs = append(o.errs, err)
@@ -128,7 +131,9 @@ func (r *run) breakIt(ctx context.Context) (over time.Time, err error) {
 	r.number++
 	name := fmt.Sprintf("move-%d", r.number)
 	r.migration = harness.Migration(r.namespace, name, r.source.Name, func(s *v1alpha1.MigrationSpec) {
-		s.TargetPodName = fmt.Sprintf("sequence-%d", r.number)
+		if r.of == bare {
+			s.TargetPodName = fmt.Sprintf("sequence-%d", r.number)
+		}
 		s.TargetNode = r.to
 		s.PreCopy.MaxRounds = ptr.To(r.rounds)
 		s.PreCopy.TargetDowntime = &metav1.Duration{Duration: targetedDown}
@@ -219,7 +224,7 @@ func (r *run) whenSeen(ctx context.Context, node *clusterclient.Node, p program,
 
 // settle returns the pod that has the process once the migration is over and
 // the log hears from it. Where the migration says that a person must choose, it
-// lets the source go on.
+// lets the source go on, or, when that was given up, the pod start afresh.
 func (r *run) settle(ctx context.Context) (*corev1.Pod, error) {
 	over := func(exists bool) bool { return !exists || migration.Finished(r.migration.Status.Phase) }
 	err := r.AwaitFor(ctx, endLimit, r.migration, "the migration to end", func(exists bool) (bool, error) {
@@ -227,8 +232,12 @@ func (r *run) settle(ctx context.Context) (*corev1.Pod, error) {
 	})
 	if err == nil && needsPerson(r.migration) {
 		r.resolved = true
-		r.say("  %s: a person lets the source go on", r.name())
-		if err = r.Resolve(ctx, r.migration, v1alpha1.ResolveSource); err == nil {
+		request := v1alpha1.ResolveSource
+		if r.migration.Status.Phase == v1alpha1.PhaseReplacing {
+			request = v1alpha1.ResolveForceTarget
+		}
+		r.say("  %s: a person decides: %s", r.name(), request)
+		if err = r.Resolve(ctx, r.migration, request); err == nil {
 			err = r.AwaitFor(ctx, endLimit, r.migration, "the resolved migration to end", func(exists bool) (bool, error) { return over(exists), nil })
 		}
 	}
@@ -243,8 +252,8 @@ func (r *run) settle(ctx context.Context) (*corev1.Pod, error) {
 		return nil, err
 	}
 	switch phase := r.migration.Status.Phase; {
-	case phase == v1alpha1.PhaseSucceeded && pod.Name == r.source.Name,
-		phase == v1alpha1.PhaseFailed && pod.Name != r.source.Name:
+	case phase == v1alpha1.PhaseSucceeded && pod.UID == r.source.UID,
+		phase == v1alpha1.PhaseFailed && pod.UID != r.source.UID:
 		return nil, fmt.Errorf("the migration is %s, and the process is in pod %s", phase, pod.Name)
 	}
 	return pod, nil

@@ -3,6 +3,8 @@
 
 package main
 
+import "slices"
+
 // side says on which node something is.
 type side int
 
@@ -95,9 +97,39 @@ var (
 	takenBack     = step{name: "commit taken back", point: "target-taken-back", lead: restoreFailed}
 )
 
+// The steps of pods of workload controllers.
+var (
+	announced = step{name: "release announced", point: "manager-owner-Releasing"}
+	releasing = step{name: "about to release the source", point: "manager-releasing"}
+	unowned   = step{name: "source released, not recorded", point: "manager-released"}
+	steering  = step{name: "webhook asked about the pod that is made", point: "manager-steering"}
+	replaced  = step{name: "replacement made, not recorded", point: "manager-naming-PreCopying"}
+	returning = step{name: "about to give the source back", point: "manager-returning", lead: cancelled}
+	returned  = step{name: "source given back, not recorded", point: "manager-returned", lead: cancelled}
+
+	givingUp  = step{name: "committed, source about to be given up", point: "manager-entering-Replacing"}
+	givenUp   = step{name: "source given up", point: "manager-entered-Replacing"}
+	removed   = step{name: "source deleted, its name is free", point: "manager-deleted-Replacing"}
+	madeAgain = step{name: "pod made again, not recorded", point: "manager-naming-Replacing"}
+	unplaced  = step{name: "placeholder deleted", point: "manager-placeholder-deleted"}
+	begins    = step{name: "restore published, not told", point: "target-replacing"}
+	retrying  = step{name: "failed restore about to be forgotten", point: "target-retrying", lead: restoreFailed}
+)
+
+// workload is what the pod belongs to.
+type workload string
+
+const (
+	bare        workload = ""
+	deployment  workload = "Deployment"
+	statefulSet workload = "StatefulSet"
+)
+
 // row is one fault with the steps it is injected at.
 type row struct {
 	fault string
+	// of says what the pod belongs to.
+	of    workload
 	steps []step
 	// quick are those of steps that the short table has as well.
 	quick []step
@@ -115,7 +147,10 @@ const nobodyKnows = "nobody can tell whether it ran before its restore was kille
 const noFault = "none"
 
 // table is the whole of it.
-var table = []row{
+var table = slices.Concat(barePods, owners)
+
+// barePods are nobody's.
+var barePods = []row{
 	{fault: noFault, steps: []step{{name: "-"}}, quick: []step{{name: "-"}}},
 
 	{fault: "kill-manager",
@@ -152,4 +187,32 @@ var table = []row{
 	{fault: "delete", steps: []step{targetCreating, firstRound, parked, frozen, published, committed, completing, succeeding}},
 	{fault: "cancel", steps: []step{targetCreated, roundDone, parked, frozen, published, verified, committed}},
 	{fault: "lose-leadership", steps: []step{targetCreated, arming, frozen, committed, completing, aborted}},
+}
+
+// owners are the runs with pods of workload controllers. Only what is different with
+// them is tried: how the one pod takes the place of the other.
+var owners = []row{
+	{fault: noFault, of: deployment, steps: []step{{name: "-"}}},
+	{fault: "kill-manager", of: deployment,
+		// Not at steering: nothing keeps an ordinary pod from being made then, and removed again.
+		steps: []step{announced, releasing, unowned, replaced, deletedSource, returning, returned}},
+	{fault: "restart-api", of: deployment, steps: []step{replaced, returning}},
+	{fault: "kill-source-agent", of: deployment, steps: []step{thawed}},
+	{fault: "kill-target-agent", of: deployment, steps: []step{restored}},
+	{fault: "cancel", of: deployment, steps: []step{unowned}},
+
+	{fault: noFault, of: statefulSet, steps: []step{{name: "-"}}},
+	{fault: "kill-manager", of: statefulSet,
+		steps: []step{givingUp, givenUp, removed, steering, madeAgain, unplaced, completing}, quick: []step{removed}},
+	{fault: "restart-api", of: statefulSet, steps: []step{removed, begins}},
+	{fault: "kill-source-agent", of: statefulSet, steps: []step{givenUp, killed}},
+	{fault: "kill-target-agent", of: statefulSet, steps: []step{committed, madeAgain, begins, told, retrying, restored}},
+	{fault: "kill-runc-restore", of: statefulSet, steps: []step{runcRunning, complete, marked},
+		only: []step{marked}, how: nobodyKnows},
+	{fault: "kill-criu", of: statefulSet, steps: []step{criuRestoring}},
+	{fault: "restart-kubelet-source", of: statefulSet, steps: []step{removed}},
+	{fault: "restart-kubelet-target", of: statefulSet, steps: []step{begins, restoring}},
+	{fault: "power-off-target", of: statefulSet, steps: []step{removed, begins},
+		only: []step{begins}, how: "its node lost power, and with it the knowledge whether it ran"},
+	{fault: "cancel", of: statefulSet, steps: []step{givenUp}},
 }

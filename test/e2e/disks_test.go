@@ -45,7 +45,7 @@ func TestADiskIsOneNodesOnly(t *testing.T) {
 			if e.InvolvedObject.UID != second.UID {
 				continue
 			}
-			if e.Reason == "FailedAttachVolume" && strings.Contains(e.Message, "Multi-Attach error") {
+			if e.Reason == "FailedAttachVolume" && strings.Contains(e.Message, "already used by pod(s) first") {
 				t.Log(e.Message)
 				return true, ""
 			}

@@ -139,7 +139,7 @@ func (p *process) diskGoesOn() {
 		})
 	}
 	// The file without a name is one of the writer's descriptors.
-	out := p.sh(p.pod.Name, `for p in /proc/[0-9]*; do [ -e $p/fd/8 ] && awk '$1 != NR { bad = 1 } END { print bad ? "wrong" : "whole" }' $p/fd/8; done`)
+	out := p.sh(p.pod.Name, `for p in /proc/[0-9]*; do [ -e $p/fd/8 ] && awk '$1 != NR { bad = 1 } END { print bad ? "wrong" : "whole" }' $p/fd/8; done; true`)
 	if !strings.Contains(out, "whole") || strings.Contains(out, "wrong") {
 		p.Errorf("the file without a name: %q", out)
 	}

@@ -131,6 +131,12 @@ func (h *Harness) MakeDisks(ctx context.Context, class string, n int) error {
 		if err := h.Create(ctx, v); err != nil {
 			return fmt.Errorf("create volume %s: %w", name, err)
 		}
+		// A claim that finds none looks again some time later.
+		if err := h.AwaitFor(ctx, time.Minute, v, "volume "+name+" to be free", func(bool) (bool, error) {
+			return v.Status.Phase == corev1.VolumeAvailable, nil
+		}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -146,6 +146,7 @@ func (n *simNode) runPod(ctx context.Context, pod *corev1.Pod) {
 	// Whatever is left is ended with the pod.
 	defer func() {
 		for _, c := range running {
+			c.ThawOwn() // runc does, to kill it
 			_ = n.fake.Signal(context.WithoutCancel(ctx), c.Info(), int(syscall.SIGKILL))
 		}
 	}()

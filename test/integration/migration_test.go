@@ -107,6 +107,19 @@ func TestANodeWithoutDirtyTrackingDoesASingleDump(t *testing.T) {
 	c.runsOn("n2")
 }
 
+// What kills the source when it was handed over thaws its container for that: it must not
+// go on for a moment.
+func TestASourceThatWasHandedOverIsHeld(t *testing.T) {
+	c := newCluster(t)
+	c.startPod("app")
+	m := c.migrate("app")
+	c.awaitPhase(m, v1alpha1.PhaseSucceeded)
+	methods := c.node("n1").fake.Methods()
+	if dump, hold := slices.Index(methods, "Dump"), slices.Index(methods, "FreezePod"); hold < dump || dump < 0 {
+		t.Errorf("the source was not held after its final dump: %v", methods)
+	}
+}
+
 func TestDryRunTouchesNothing(t *testing.T) {
 	c := newCluster(t)
 	c.startPod("app")
@@ -123,7 +136,7 @@ func TestDryRunTouchesNothing(t *testing.T) {
 // TestFailuresBeforeTheCommitLeaveTheSourceRunning breaks every step of the
 // source once.
 func TestFailuresBeforeTheCommitLeaveTheSourceRunning(t *testing.T) {
-	for _, method := range []string{"PreDump", "DirtyBytes", "Isolate", "Freeze", "Dump", "Pack", "Inspect"} {
+	for _, method := range []string{"PreDump", "DirtyBytes", "Isolate", "Freeze", "Dump", "Pack", "FreezePod", "Inspect"} {
 		t.Run(method, func(t *testing.T) {
 			c := newCluster(t)
 			pod := c.startPod("app")

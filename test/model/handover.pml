@@ -10,6 +10,9 @@
  * A part decides on its cache, a copy of the API object that may be any age, and
  * acts on its node. Every guard of the protocol is a macro that one -DNO_... takes
  * away.
+ *
+ * -DSAMENAME makes it the model of a pod that keeps its name: the target's pod is only a
+ * placeholder, and what is restored into is made when the source is gone.
  */
 
 /* FAULTS bounds how many faults one run sees; NODES of them are losses of nodes. */
@@ -26,6 +29,7 @@
 #define ROLLING 3
 #define SUCCEEDED 4
 #define FAILED 5
+#define REPLACING 6
 /* status.handover */
 #define EMPTY 0
 #define COMMITTED 1
@@ -79,6 +83,7 @@
 #define AN_ABORT 2
 #define A_TAKEBACK 3
 #define A_DIGEST 4
+#define A_RETRY 5
 
 /* ---- what is true -------------------------------------------------------- */
 
@@ -97,6 +102,21 @@ bool fence = false;
 byte tree = NONE, create = IDLE, tnode = UP;
 bool mark = false;
 
+#ifdef SAMENAME
+/* the pod of the name, since the source is gone; which one it is, the placeholder is 0;
+ * and the one before, what its create does and what is restored of it on the node, when
+ * it was removed by force */
+byte npod = GONE, made = 0;
+byte ocreate = IDLE, otree = NONE;
+bool omark = false;
+/* the webhook has let a pod be the target, and it is not stored yet */
+bool taking = false;
+/* status.target: which pod it names, restoreStartedAt, treeGoneAt; and whether the boot
+ * in which the restore began is over */
+byte uid = 0;
+bool begun = false, gone = false, rebooted = false;
+#endif
+
 /* ---- what each part knows ------------------------------------------------ */
 
 /* controller: the cache, and deletions it has decided on but not made */
@@ -113,6 +133,15 @@ byte sphase = PRE, sreg = EMPTY, srep = CONVERGED;
  * it has seen that nothing is left */
 bool tup = true, own = false, knows = false, ended = false, judging = false, proven = false;
 byte tphase = PRE, treg = EMPTY, tsst = CONVERGED, trep = GATED;
+
+#ifdef SAMENAME
+/* the caches of the controller and of the target's agent */
+byte cuid = 0, tuid = 0;
+bool cbegun = false, cgone = false;
+/* target agent: its own report; it has published that it begins, and is about to read
+ * the Migration once more; it has the connection of the older pod's create */
+bool tbegun = false, telling = false, oknows = false;
+#endif
 
 /* ---- faults, and what is excepted because of them ------------------------ */
 
@@ -161,10 +190,15 @@ bool wanted = false;    /* a person deleted a pod */
 #else
 #define ABORT_EMPTY (reg == EMPTY)
 #endif
+#ifdef SAMENAME
+#define SEEN (cphase == phase && creg == reg && csst == sst && ctst == tst && cuid == uid && cbegun == begun && cgone == gone)
+#else
+#define SEEN (cphase == phase && creg == reg && csst == sst && ctst == tst)
+#endif
 #ifdef NO_ABORT_VERSION    /* the controller's writes test the version they were decided on */
 #define VERSION true
 #else
-#define VERSION (cphase == phase && creg == reg && csst == sst && ctst == tst)
+#define VERSION SEEN
 #endif
 #ifdef NO_FINAL            /* an aborted register is final */
 #define FINALITY true
@@ -226,10 +260,14 @@ bool wanted = false;    /* a person deleted a pod */
 #else
 #define FAIL_CLOSED true
 #endif
-#ifdef NO_DELETE_CONFIRMED /* the source pod is deleted when the target is confirmed */
+#ifdef NO_DELETE_CONFIRMED /* the source pod is deleted when the target is confirmed, or given up */
 #define DELETE_CONFIRMED true
 #else
+#ifdef SAMENAME
+#define DELETE_CONFIRMED (phase == REPLACING || phase == COMPLETING)
+#else
 #define DELETE_CONFIRMED (phase == COMPLETING)
+#endif
 #endif
 #ifdef NO_COMPLETE_RESTORED /* Completing needs the target's Restored */
 #define COMPLETE_RESTORED true
@@ -276,6 +314,84 @@ bool wanted = false;    /* a person deleted a pod */
 #define COMEBACK true
 #endif
 
+#ifdef NO_IMAGES_STAY      /* the images stay until the target is confirmed */
+#define IMAGES_STAY false
+#else
+#define IMAGES_STAY true
+#endif
+#ifdef SAMENAME
+#ifdef NO_PLACEHOLDER      /* nothing is restored into the placeholder */
+#define PLACEHOLDER false
+#else
+#define PLACEHOLDER true
+#endif
+#ifdef NO_RECLAIM_EARLY    /* the owner's sake counts before Replacing only */
+#define RECLAIM_EARLY (cphase == SW || cphase == REPLACING)
+#else
+#define RECLAIM_EARLY (cphase == SW)
+#endif
+#ifdef NO_RULE             /* the API takes nothing back from Replacing on */
+#define RULE true
+#else
+#define RULE (phase == SW)
+#endif
+#ifdef NO_POLICY           /* the API keeps the name from pods that the webhook has not made the target */
+#define POLICY false
+#else
+#define POLICY true
+#endif
+#ifdef NO_MAY_STEER        /* which it does not when a restore has begun */
+#define MAY_STEER true
+#else
+#define MAY_STEER (!begun && !gone && tst != RESTORED)
+#endif
+#ifdef NO_MAY_FOLLOW       /* and the controller names none then */
+#define MAY_FOLLOW true
+#else
+#define MAY_FOLLOW (!cbegun && !cgone && ctst != RESTORED)
+#endif
+#ifdef NO_BEGUN_FIRST      /* a restore is published before it begins */
+#define BEGUN_FIRST false
+#else
+#define BEGUN_FIRST true
+#endif
+#ifdef NO_LIVE_UID         /* and then the Migration, read past the cache, must name the pod */
+#define LIVE_UID true
+#else
+#define LIVE_UID (uid == tuid && begun)
+#endif
+#ifdef NO_BOOT             /* nothing is restored again in another boot */
+#define OTHER_BOOT false
+#else
+#define OTHER_BOOT (tbegun && rebooted)
+#endif
+#ifdef NO_RETRY_PROOF      /* a restore is forgotten after the proof that nothing is left */
+#define RETRY_PROOF true
+#else
+#define RETRY_PROOF proven
+#endif
+#ifdef NO_RETRY_ONCE       /* and this is stored in the version that was looked at, or not at all */
+#define RETRY_ONCE false
+#else
+#define RETRY_ONCE true
+#endif
+#ifdef NO_MARK_KEPT        /* the mark of a pod that is gone is kept while it is the target */
+#define MARK_KEPT false
+#else
+#define MARK_KEPT true
+#endif
+#ifdef NO_FORGETS          /* what was published of a pod is taken back when another is the target */
+#define FORGETS false
+#else
+#define FORGETS true
+#endif
+#ifdef NO_LOAD_AGREES      /* a report that was read past the cache is about the pod that the cache names */
+#define LOAD_AGREES false
+#else
+#define LOAD_AGREES true
+#endif
+#endif
+
 /* ---- properties ---------------------------------------------------------- */
 
 /* 1 == 1 to 4 == 4 name the invariants (a) to (d) of docs/protocol.md in spin's
@@ -283,11 +399,18 @@ bool wanted = false;    /* a person deleted a pod */
 
 #define SOURCE_RUNS (src == RUNS || src == FRESH)
 #define TARGET_RUNS (tree == LIVES || tree == FRESHT)
+#ifdef SAMENAME
+/* nobody has to restore it now: the images are the pod */
+#define BEING_RESTORED (reg == COMMITTED && img == COMPLETE || tree == MARKED || otree >= MARKED)
+#define RUNS_TWICE (SOURCE_RUNS && (TARGET_RUNS || otree == LIVES) || TARGET_RUNS && otree == LIVES)
+#else
 #define BEING_RESTORED (reg == COMMITTED && img == COMPLETE && !mark && !proven || tree == MARKED)
+#define RUNS_TWICE (SOURCE_RUNS && TARGET_RUNS)
+#endif
 
 inline judge() {
 	/* (a) */
-	assert(!(SOURCE_RUNS && TARGET_RUNS && 1 == 1) || falseproof);
+	assert(!(RUNS_TWICE && 1 == 1) || falseproof);
 	/* (b) */
 	assert(!(src == DEAD && !TARGET_RUNS && !BEING_RESTORED && 2 == 2) || slostonce || copylost || wanted || overrun)
 }
@@ -297,18 +420,47 @@ inline judge() {
 
 /* (d) the source goes on from a past that the target has gone beyond, or the
  * target does so twice */
+#ifdef SAMENAME
+#define ONLY_FUTURE assert(!(ran && 4 == 4))
+#else
 #define ONLY_FUTURE assert(!(ran && 4 == 4) || nodeproof && !said)
+#endif
 
 /* ---- steps that are used twice ------------------------------------------- */
 
 #define CAN_COMMIT (COMMIT_EMPTY && COMMIT_PHASE && COMMIT_DIGEST && FINALITY)
 #define CAN_ABORT (ABORT_EMPTY && FINALITY)
 
+#ifdef SAMENAME
+/* another pod is the target: what waits of the one before is given back, and what was
+ * reported of it is no more */
+inline turn() {
+	if
+	:: tuid != uid ->
+		if
+		:: tuid == made && create == WAITS && knows -> create = IDLE; knows = false
+		:: tuid != made && ocreate == WAITS && oknows -> ocreate = IDLE; oknows = false
+		:: else
+		fi;
+		tuid = uid; tbegun = false; ended = false; proven = false
+	:: else
+	fi
+}
+inline tcache() { tphase = phase; treg = reg; tsst = sst; turn() }
+inline ccache() { cphase = phase; creg = reg; csst = sst; ctst = tst; cuid = uid; cbegun = begun; cgone = gone }
+#define TSEEN (tphase == phase && treg == reg && tsst == sst && tuid == uid)
+#define IN_FLIGHT (telling || judging)
+inline tforget() { tup = false; own = false; knows = false; ended = false; judging = false; proven = false; trep = GATED;
+	tbegun = false; telling = false; oknows = false }
+#else
 inline tcache() { tphase = phase; treg = reg; tsst = sst }
-inline scache() { sphase = phase; sreg = reg }
 inline ccache() { cphase = phase; creg = reg; csst = sst; ctst = tst }
-
+#define TSEEN (tphase == phase && treg == reg && tsst == sst)
+#define IN_FLIGHT false
 inline tforget() { tup = false; own = false; knows = false; ended = false; judging = false; proven = false; trep = GATED }
+#endif
+inline scache() { sphase = phase; sreg = reg }
+
 inline sforget() { sup = false; sdumping = false; srep = CONVERGED }
 
 #define COMMITTED_FOR_TARGET (treg == COMMITTED || own && treg == EMPTY)
@@ -316,21 +468,73 @@ inline sforget() { sup = false; sdumping = false; srep = CONVERGED }
 /* what a person, or the node when it comes back, has to decide */
 #define UNDECIDED (reg == COMMITTED && (src == STILL || overrun || slostonce || wanted) && (tnode != UP || !TARGET_RUNS && ran || mark && tree == NONE))
 
-#define ENDED_WELL (phase == SUCCEEDED && src == DEAD && (TARGET_RUNS || wanted || copylost))
+#ifdef SAMENAME
+#define ALONE (tpod == GONE)
+#define LEFT_TO_PERSON (reg == COMMITTED && phase == REPLACING && (gone || tnode != UP) || made == PODS && npod == GONE)
+#define FIRST_POD (made == 0 && tuid == 0)
+/* bound of the pods that are made under the name */
+#ifndef PODS
+#define PODS 3
+#endif
+#else
+#define ALONE true
+#define LEFT_TO_PERSON UNDECIDED
+#define FIRST_POD true
+#endif
+#define ENDED_WELL (phase == SUCCEEDED && src == DEAD && (TARGET_RUNS || wanted || copylost) && ALONE)
 #define ENDED_BACK (phase == FAILED && (src == RUNS || slost || slostonce && (src == FRESH || spod == GONE) || overrun || wanted) && tree == NONE && create == IDLE)
+
+#ifdef SAMENAME
+/* The steps of the target's agent about one pod of the name, under a commit. is: it is
+ * about this one; the others are its create and what is restored of it, and whether the
+ * agent has the connection; no: the pod is no more. */
+#define REPLACES (TARGET_WORKS && treg == COMMITTED && tphase == REPLACING && !telling)
+#define OF_POD(is, create_, tree_, mark_, knows_, no) \
+	:: d_step { REPLACES && (is) && create_ == WAITS && knows_ && !mark_ && !OTHER_BOOT && !ended && !proven && tst != RESTORED && !gone -> \
+		telling = true; if :: BEGUN_FIRST && !tbegun -> begun = true; tbegun = true; rebooted = false :: else fi } \
+	:: d_step { tup && tnode == UP && telling && (is) -> telling = false; \
+		if \
+		:: reg == COMMITTED && phase == REPLACING && (LIVE_UID || !BEGUN_FIRST && uid == tuid) && create_ == WAITS && knows_ -> \
+			assert(!(img != COMPLETE && 2 == 2) || falseproof); create_ = TOLD; tree_ = STARTING; \
+			if :: !BEGUN_FIRST -> tbegun = true :: else fi \
+		:: else \
+		fi } \
+	:: d_step { REPLACES && (is) && mark_ && tree_ == LIVES && tst != RESTORED -> begun = tbegun; trep = RESTORED; tst = RESTORED; said = true; ended = false } \
+	/* it failed */ \
+	:: d_step { REPLACES && (is) && tbegun && !mark_ && tst != RESTORED && !proven && !OTHER_BOOT && (ended || create_ == IDLE || create_ == TOLD && !knows_ && (no)) -> judging = true } \
+	:: d_step { tup && tnode == UP && judging && (is) && create_ != TOLD -> judging = false; \
+		if :: tree_ == STARTING :: else -> tree_ = NONE fi; \
+		if :: MARK_AGAIN && mark_ :: else -> proven = true fi; judge() } \
+	:: d_step { REPLACES && (is) && (ended || proven) && RETRY_PROOF && !mark_ && tst != RESTORED -> AGAIN; judge() } \
+	:: d_step { REPLACES && (is) && proven && !RETRY_ONCE && !mark_ && tst != RESTORED && FAULT && fly == NOTHING -> SPEND; fly = A_RETRY; AGAIN; judge() } \
+	/* it has run, or may have, and is gone */ \
+	:: d_step { REPLACES && (is) && !gone && (mark_ && tree_ == NONE && create_ != TOLD || OTHER_BOOT || tst == RESTORED && (tree_ == NONE || (no))) -> \
+		gone = true; begun = tbegun; if :: create_ == WAITS -> create_ = IDLE; knows_ = false :: else fi; tree_ = NONE; judge() }
+
+#ifdef NO_RETRY            /* it is tried again, and nothing taken back */
+#define AGAIN proven = false; ended = false; if :: RULE -> reg = ABORTED :: else fi
+#else
+#define AGAIN begun = false; tbegun = false; proven = false; ended = false
+#endif
+#endif
 
 active proctype everything() {
 	do
 
 	/* ---- the API: watches deliver when they like -------------------------- */
-	:: d_step { !(cphase == phase && creg == reg && csst == sst && ctst == tst) -> ccache() }
+	:: d_step { !SEEN -> ccache() }
 	:: d_step { sup && !(sphase == phase && sreg == reg) -> scache() }
-	:: d_step { tup && tnode == UP && !(tphase == phase && treg == reg && tsst == sst) -> tcache() }
+	:: d_step { tup && tnode == UP && !TSEEN && !IN_FLIGHT -> tcache() }
 
 	/* a write under way arrives, or never does */
 	:: d_step { fly == A_COMMIT -> fly = NOTHING; if :: CAN_COMMIT -> reg = COMMITTED :: else fi; judge() }
 	:: d_step { fly == AN_ABORT -> fly = NOTHING; if :: CAN_ABORT -> reg = ABORTED :: else fi; judge() }
+#ifndef SAMENAME
 	:: d_step { fly == A_TAKEBACK -> fly = NOTHING; if :: reg == COMMITTED -> reg = ABORTED :: else fi; judge() }
+#endif
+#ifdef SAMENAME
+	:: d_step { fly == A_RETRY -> fly = NOTHING; begun = false }
+#endif
 	:: d_step { fly == A_DIGEST -> fly = NOTHING; sst = DUMPED }
 	:: d_step { fly != NOTHING -> fly = NOTHING }
 
@@ -338,7 +542,17 @@ active proctype everything() {
 	:: d_step { cphase == PRE && creg == EMPTY && ctst == PARKED && VERSION -> phase = SW; ccache() }
 	/* a user cancels, a deadline passes, an agent has given up */
 	:: d_step { cphase <= SW && creg == EMPTY && VERSION && FINALITY -> reg = ABORTED; phase = ROLLING; ccache(); judge() }
+#ifdef SAMENAME
+	/* the owner would not make the pod again, or it is given up */
+	:: d_step { creg == COMMITTED && RECLAIM_EARLY && VERSION && RULE -> reg = ABORTED; phase = ROLLING; ccache(); judge() }
+	:: d_step { creg == COMMITTED && cphase == SW && VERSION -> phase = REPLACING; ccache() }
+	:: d_step { creg == COMMITTED && cphase == REPLACING && npod == EXISTS && cuid != made && MAY_FOLLOW && VERSION -> uid = made; ccache() }
+	:: d_step { creg == COMMITTED && cphase == REPLACING && npod == EXISTS && tpod == EXISTS && !cdelt -> cdelt = true }
+	/* it may not have seen yet that the pod was removed */
+	:: d_step { creg == COMMITTED && cphase == REPLACING && cuid != 0 && !cgone && tpod != EXISTS && COMPLETE_RESTORED && VERSION -> phase = COMPLETING; wanted = wanted || npod != EXISTS || uid != made; ccache() }
+#else
 	:: d_step { creg == COMMITTED && cphase != COMPLETING && cphase != SUCCEEDED && COMPLETE_RESTORED && VERSION -> phase = COMPLETING; ccache() }
+#endif
 	:: d_step { creg == COMMITTED && (cphase == COMPLETING && reg == COMMITTED || DELETE_CONFIRMED && reg == COMMITTED) && DELETE_CONFIRMED && spod == EXISTS && !cdels -> cdels = true }
 	:: d_step { cdels -> cdels = false; if :: spod == EXISTS -> spod = DELETING :: else fi }
 	:: d_step { creg == COMMITTED && cphase == COMPLETING && spod == GONE && csst == CLEANED && VERSION -> phase = SUCCEEDED; ccache() }
@@ -377,8 +591,8 @@ active proctype everything() {
 	:: d_step { sup && sreg == ABORTED && src == STILL -> ONLY_FUTURE; src = RUNS; srep = RESUMED; sdumping = false; judge() }
 	:: d_step { sup && fence && (sreg == ABORTED || spod == GONE) && src != STILL -> fence = false }
 	:: d_step { sup && sreg == ABORTED && src != STILL && sst != CLEANED -> srep = CLEANED; sst = CLEANED; img = REMOVED; judge() }
-	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED) && KILL_POD_GONE && src == STILL -> src = DEAD; judge() }
-	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED) && KILL_POD_GONE && src == DEAD && sst != CLEANED -> srep = CLEANED; sst = CLEANED; img = REMOVED; judge() }
+	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED || sphase == REPLACING) && KILL_POD_GONE && src == STILL -> src = DEAD; judge() }
+	:: d_step { sup && sreg == COMMITTED && (sphase == COMPLETING || sphase == SUCCEEDED || !IMAGES_STAY && sphase == REPLACING) && KILL_POD_GONE && src == DEAD && sst != CLEANED -> srep = CLEANED; sst = CLEANED; img = REMOVED; judge() }
 
 	:: d_step { sup && FAULT -> SPEND; sforget() }
 	:: d_step { !sup && !slost -> sup = true; srep = sst }
@@ -393,10 +607,16 @@ active proctype everything() {
 		if :: (overrun || slostonce) && reg != COMMITTED -> src = FRESH :: else -> FRESH_START fi; judge() }
 
 	/* ---- the target's kubelet and the wrapper -------------------------------- */
-	:: d_step { create == IDLE && tree == NONE && tpod == EXISTS && tnode == UP && tup && ONCE && treg != ABORTED && tphase <= SW && trep != UNABLE && !ended && !proven && !judging -> create = WAITS; knows = true }
+	:: d_step { create == IDLE && tree == NONE && tpod == EXISTS && tnode == UP && tup && ONCE && treg != ABORTED && tphase <= SW && trep != UNABLE && !ended && !proven && !judging && FIRST_POD -> create = WAITS; knows = true }
+#ifdef SAMENAME
+	/* a pod is created of which the cache says that it is the target: before, it has a gate */
+	:: d_step { create == IDLE && tree == NONE && npod == EXISTS && tnode == UP && tup && !mark && made != 0 && tuid == made && tphase == REPLACING && tst != RESTORED && !gone && !ended && !proven && !judging ->
+		create = WAITS; knows = true; begun = tbegun }
+#else
 	:: d_step { create == IDLE && tree == NONE && tpod == EXISTS && tnode == UP && mark && FRESH_CONFIRMED && (tst == RESTORED || reg == COMMITTED) ->
 		if :: tst == RESTORED -> tree = FRESHT :: else -> FRESH_START fi; judge() }
 	:: d_step { create == IDLE && tree == NONE && tpod == EXISTS && tnode == UP && !tup && !mark && !FAIL_CLOSED -> FRESH_START }
+#endif
 	/* a restarted agent gets the parked creates back */
 	:: d_step { create == WAITS && TARGET_WORKS && !knows -> knows = true }
 	/* the restore */
@@ -414,7 +634,34 @@ active proctype everything() {
 		if :: tree == STARTING -> tree = NONE :: else fi; judge() }
 	/* its create failed, containerd clears up */
 	:: d_step { create == WAITS && FAULT -> SPEND; create = IDLE; knows = false }
+#ifdef SAMENAME
+	:: d_step { tpod == DELETING && tnode == UP && (create != TOLD || made != 0) -> tpod = GONE;
+		if :: made == 0 -> create = IDLE; knows = false; tree = NONE :: else fi; judge() }
+	:: d_step { npod == DELETING && tnode == UP && create != TOLD -> npod = GONE; create = IDLE; knows = false; tree = NONE; judge() }
+	/* what is left of a pod that was removed by force */
+	:: d_step { npod == GONE && made != 0 && tnode == UP && create != TOLD && (create == WAITS || tree != NONE) -> create = IDLE; knows = false; tree = NONE; judge() }
+	:: d_step { tnode == UP && ocreate != TOLD && (ocreate == WAITS || otree != NONE) -> ocreate = IDLE; oknows = false; otree = NONE; judge() }
+	/* and its mark */
+	:: d_step { tup && tnode == UP && npod == GONE && mark && tree == NONE && create == IDLE && !MARK_KEPT -> mark = false }
+	:: d_step { tup && tnode == UP && omark && otree == NONE && ocreate == IDLE && !(MARK_KEPT && uid + 1 == made) -> omark = false }
+	/* meanwhile it goes on */
+	:: d_step { ocreate == WAITS && TARGET_WORKS && !oknows -> oknows = true }
+	:: d_step { ocreate == TOLD && otree == STARTING -> otree = MAKING }
+	:: d_step { otree == MAKING -> omark = true; otree = MARKED }
+	:: d_step { otree == MARKED -> ONLY_FUTURE; otree = LIVES; ran = true; if :: ocreate == TOLD -> ocreate = IDLE :: else fi; judge() }
+	:: d_step { ocreate == TOLD && !omark && (otree == STARTING || otree == MAKING) -> otree = NONE; ocreate = IDLE; ended = ended || oknows && tuid != made; judge() }
+	:: d_step { ocreate == TOLD && otree == MARKED -> otree = NONE; omark = false; ocreate = IDLE; ended = ended || oknows && tuid != made; judge() }
+
+	/* ---- the pod's owner ------------------------------------------------------- */
+	/* it makes the pod again: the webhook answers, and the API stores it later */
+	:: d_step { spod == GONE && npod == GONE && !taking && reg == COMMITTED && phase == REPLACING && MAY_STEER && made < PODS -> taking = true }
+	:: d_step { taking && ocreate == IDLE && otree == NONE && (uid + 1 != made || !begun && !omark) -> taking = false; npod = EXISTS; made++;
+		ocreate = create; otree = tree; omark = mark; oknows = knows; create = IDLE; tree = NONE; mark = false; knows = false }
+	/* the webhook is not reached */
+	:: d_step { spod == GONE && npod == GONE && !taking && reg == COMMITTED && phase == REPLACING && !POLICY && FAULT -> FRESH_START }
+#else
 	:: d_step { tpod == DELETING && tnode == UP && create != TOLD -> tpod = GONE; create = IDLE; knows = false; tree = NONE; judge() }
+#endif
 
 	/* ---- target agent -------------------------------------------------------- */
 	:: d_step { TARGET_WORKS && treg == EMPTY && tphase <= SW && create == WAITS && knows && trep == GATED && tst == GATED -> trep = PARKED; tst = PARKED }
@@ -424,6 +671,16 @@ active proctype everything() {
 		if :: CAN_COMMIT -> reg = COMMITTED; own = true :: else fi; tcache(); judge() }
 	:: d_step { TARGET_WORKS && treg == EMPTY && !own && tphase == SW && AWAIT_DIGEST && VERIFIED && create == WAITS && knows && trep == PARKED && FAULT && fly == NOTHING ->
 		SPEND; fly = A_COMMIT }
+#ifdef SAMENAME
+	/* the place is kept no longer */
+	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && PLACEHOLDER && tuid == 0 && made == 0 && create == WAITS && knows -> create = IDLE; knows = false }
+	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && !PLACEHOLDER && tuid == 0 && made == 0 && create == WAITS && knows && (own || LIVE_REGISTER) -> create = TOLD; tree = STARTING }
+	OF_POD(tuid == made && made != 0, create, tree, mark, knows, npod != EXISTS)
+	OF_POD(tuid + 1 == made && tuid != 0, ocreate, otree, omark, oknows, true)
+	/* what is not true of this pod is not said of it */
+	:: d_step { REPLACES && FORGETS && !tbegun && begun -> begun = false }
+	:: d_step { tup && tnode == UP && IN_FLIGHT && tuid + 1 < made -> telling = false; judging = false }
+#else
 	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && create == WAITS && knows && ONCE && !ended && !proven && trep != UNABLE && (own || LIVE_REGISTER) && tst != RESTORED ->
 		assert(!(img != COMPLETE && 2 == 2) || falseproof); create = TOLD; tree = STARTING }
 	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && mark && SEEN_ALIVE && tst != RESTORED && reg == COMMITTED -> trep = RESTORED; tst = RESTORED; said = true; ended = false }
@@ -436,16 +693,30 @@ active proctype everything() {
 	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && (ended || proven) && TAKEBACK_PROOF && tst != RESTORED && reg == COMMITTED -> reg = ABORTED; own = false; trep = REVERTED; tst = REVERTED; judge() }
 	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && (ended || proven) && TAKEBACK_PROOF && tst != RESTORED && FAULT && fly == NOTHING -> SPEND; fly = A_TAKEBACK }
 	:: d_step { TARGET_WORKS && COMMITTED_FOR_TARGET && trep == UNABLE && create == WAITS -> create = IDLE; knows = false }
+#endif
 	/* aborted */
 	:: d_step { TARGET_WORKS && treg == ABORTED && (tst != TCLEANED || create == WAITS) && create != TOLD -> create = IDLE; knows = false; trep = TCLEANED; tst = TCLEANED;
 		if :: COMEBACK -> tree = NONE :: else fi }
 
 	:: d_step { tup && tnode == UP && FAULT -> SPEND; tforget() }
+#ifdef SAMENAME
+	/* it has the report from the API, and a cache of any age */
+	:: d_step { !tup && tnode == UP && tuid == uid -> tup = true; trep = tst; tbegun = begun }
+	:: d_step { !tup && tnode == UP && tuid != uid -> tup = true; trep = tst; tphase = phase; treg = reg; tsst = sst; tuid = uid; tbegun = begun }
+	:: d_step { !tup && tnode == UP && !LOAD_AGREES -> tup = true; trep = tst; tuid = 0; tbegun = begun }
+#else
 	:: d_step { !tup && tnode == UP -> tup = true; trep = tst }
+#endif
 
 	/* ---- nodes and people ----------------------------------------------------- */
 	:: d_step { !slost && tnode == UP && FAULT -> SPEND; slost = true; slostonce = true; sforget(); src = DEAD; if :: !FENCE_DURABLE -> fence = false :: else fi }
+#ifdef SAMENAME
+	:: d_step { tnode == UP && !slost && FAULT -> SPEND; tnode = LOST; copylost = copylost || tree >= MARKED || otree >= MARKED || mark;
+		tforget(); create = IDLE; tree = NONE; mark = false; ocreate = IDLE; otree = NONE; omark = false; rebooted = rebooted || begun }
+	:: d_step { nodeproof && tnode != UP && npod != GONE -> npod = GONE; copylost = copylost || begun }
+#else
 	:: d_step { tnode == UP && !slost && FAULT -> SPEND; tnode = LOST; copylost = copylost || tree >= MARKED; tforget(); create = IDLE; tree = NONE; if :: !MARK_DURABLE -> mark = false :: else fi }
+#endif
 	:: d_step { tnode == LOST && !nodeproof -> tnode = UP }
 	:: d_step { tnode == LOST && !nodeproof -> nodeproof = true }
 	/* pods of a node that is gone are removed */
@@ -460,13 +731,20 @@ active proctype everything() {
 	/* the volume spoils the set before it is verified */
 	:: d_step { img == COMPLETE && reg == EMPTY && fly != A_COMMIT && FAULT -> SPEND; img = INCOMPLETE }
 	/* a person deletes a pod */
+#ifdef SAMENAME
+	:: d_step { tpod == EXISTS && FAULT -> SPEND; tpod = DELETING }
+	:: d_step { npod == EXISTS && phase == REPLACING && FAULT -> SPEND; npod = DELETING; wanted = wanted || begun }
+	/* or removes it by force */
+	:: d_step { npod != GONE && phase == REPLACING && FAULT -> SPEND; npod = GONE; wanted = wanted || begun }
+#else
 	:: d_step { tpod == EXISTS && FAULT -> SPEND; tpod = DELETING; wanted = true }
+#endif
 	:: d_step { spod == EXISTS && FAULT -> SPEND; spod = DELETING; wanted = true }
 
 	/* no more faults from here: what is stuck then is stuck for good */
 	:: d_step { FAULT -> faults = 0 }
 
-	:: ENDED_WELL || ENDED_BACK || UNDECIDED -> break
+	:: ENDED_WELL || ENDED_BACK || LEFT_TO_PERSON -> break
 	:: slost && (reg == COMMITTED && TARGET_RUNS || reg != COMMITTED) -> break
 	od
 }

@@ -41,7 +41,9 @@ func main() {
 type entry struct {
 	Name   string   `json:"name"`
 	Guards []string `json:"removedGuards,omitempty"`
-	Faults int      `json:"faults"`
+	// KeepsName: of the model of a pod that keeps its name.
+	KeepsName bool `json:"keepsName,omitempty"`
+	Faults    int  `json:"faults"`
 	outcome
 	// Seconds that the search took, without compiling.
 	Seconds  float64 `json:"seconds"`
@@ -126,6 +128,9 @@ func search(ctx context.Context, model string, s variant) (entry, error) {
 	}
 	defer os.RemoveAll(dir)
 	args := []string{fmt.Sprintf("-DFAULTS=%d", s.faults)}
+	if s.keepsName {
+		args = append(args, "-DSAMENAME")
+	}
 	for _, g := range s.without {
 		args = append(args, "-D"+g)
 	}
@@ -147,7 +152,7 @@ func search(ctx context.Context, model string, s variant) (entry, error) {
 	if err := command(ctx, dir, "gcc", append(flags, "-o", "pan", "pan.c")...); err != nil {
 		return entry{}, err
 	}
-	e := entry{Name: s.name, Guards: s.without, Faults: s.faults, Expected: s.expected}
+	e := entry{Name: s.name, Guards: s.without, KeepsName: s.keepsName, Faults: s.faults, Expected: s.expected}
 	begun := time.Now()
 	looks := [][]string{{"-n", "-m100000"}}
 	switch {

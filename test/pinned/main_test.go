@@ -133,10 +133,11 @@ func TestTheAddressMoves(t *testing.T) {
 		listener.Close()
 		in(t, node, func() error { return run("DEL", bytes.NewReader(conf), &out) })
 		in(t, node, func() error {
-			if links, err := netlink.LinkList(); err != nil || len(links) != 2 {
-				return fmt.Errorf("%d interfaces, %v", len(links), err)
+			links, err := netlink.LinkList()
+			if err == nil && len(links) != 2 {
+				err = fmt.Errorf("%d interfaces", len(links))
 			}
-			return nil
+			return err
 		})
 	}
 }

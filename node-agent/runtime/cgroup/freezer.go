@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -53,8 +54,34 @@ func (c *Control) Freeze(ctx context.Context, k runtime.Container) error {
 	return asNotFound(k, err)
 }
 
+// FreezePod freezes the pod's cgroup, which is the one above the container's.
+func (c *Control) FreezePod(_ context.Context, k runtime.Container) error {
+	return asNotFound(k, c.freezePod(k, "1"))
+}
+
+func (c *Control) freezePod(k runtime.Container, value string) error {
+	dir := filepath.Dir(filepath.Clean(k.CgroupDir))
+	// A dash parts the names of slices, so systemd's have underscores in the UID.
+	if k.PodUID == "" || !strings.Contains(strings.ReplaceAll(filepath.Base(dir), "_", "-"), k.PodUID) {
+		return fmt.Errorf("%w: the one above that of container %s is %q, and not that of pod %s", ErrUnexpectedPath, k.Name, dir, k.PodUID)
+	}
+	r, err := c.open(dir)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := write(r, "cgroup.freeze", value); err != nil {
+		return fmt.Errorf("freeze pod %s (%s): %w", k.PodUID, value, err)
+	}
+	return nil
+}
+
 // Thaw lets the container's tasks go on and returns when the kernel says so.
 func (c *Control) Thaw(ctx context.Context, k runtime.Container) error {
+	// Where the pod cannot be held it was not.
+	if err := c.freezePod(k, "0"); err != nil && !gone(err) && !errors.Is(err, ErrUnexpectedPath) {
+		return err
+	}
 	r, err := c.open(k.CgroupDir)
 	if err != nil {
 		return asNotFound(k, err)

@@ -27,11 +27,12 @@ type Container struct {
 	tracking bool
 	round    uint64 // number of dumps so far
 
-	frozen   bool
-	isolated bool
-	killed   bool
-	limit    runtime.CPULimit
-	signals  []int
+	frozen    bool
+	podFrozen bool
+	isolated  bool
+	killed    bool
+	limit     runtime.CPULimit
+	signals   []int
 
 	files      map[string]string // differences of the root file system
 	inspection runtime.Inspection
@@ -108,7 +109,7 @@ func (c *Container) Info() runtime.Container { return c.info }
 func (c *Container) Tick() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frozen || c.killed {
+	if c.stands() || c.killed {
 		return false
 	}
 	c.count++
@@ -120,7 +121,7 @@ func (c *Container) Tick() bool {
 func (c *Container) Write(bytes int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.frozen || c.killed {
+	if c.stands() || c.killed {
 		return false
 	}
 	c.dirty = min(c.pages, c.dirty+pagesOf(bytes))
@@ -130,8 +131,18 @@ func (c *Container) Write(bytes int64) bool {
 // Count is how many steps the process has done.
 func (c *Container) Count() uint64 { return get(c, func() uint64 { return c.count }) }
 
+// ThawOwn thaws it as runc does, which a hold withstands.
+func (c *Container) ThawOwn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.frozen = false
+}
+
+// stands says whether it is frozen, by itself or with its pod.
+func (c *Container) stands() bool { return c.frozen || c.podFrozen }
+
 // IsFrozen, IsIsolated and IsKilled tell the state.
-func (c *Container) IsFrozen() bool { return get(c, func() bool { return c.frozen }) }
+func (c *Container) IsFrozen() bool { return get(c, c.stands) }
 
 // IsIsolated says whether the pod is cut off the network.
 func (c *Container) IsIsolated() bool { return get(c, func() bool { return c.isolated }) }

@@ -39,10 +39,18 @@ func (r *Runtime) Freeze(ctx context.Context, k runtime.Container) error {
 	})
 }
 
+// FreezePod keeps a container frozen.
+func (r *Runtime) FreezePod(ctx context.Context, k runtime.Container) error {
+	return r.change(ctx, Call{Method: "FreezePod", Container: k.ID}, func(c *Container) error {
+		c.podFrozen = true
+		return nil
+	})
+}
+
 // Thaw thaws a container.
 func (r *Runtime) Thaw(ctx context.Context, k runtime.Container) error {
 	return r.change(ctx, Call{Method: "Thaw", Container: k.ID}, func(c *Container) error {
-		c.frozen = false
+		c.frozen, c.podFrozen = false, false
 		return nil
 	})
 }
@@ -50,7 +58,7 @@ func (r *Runtime) Thaw(ctx context.Context, k runtime.Container) error {
 // Frozen tells the state.
 func (r *Runtime) Frozen(ctx context.Context, k runtime.Container) (frozen bool, err error) {
 	err = r.change(ctx, Call{Method: "Frozen", Container: k.ID}, func(c *Container) error {
-		frozen = c.frozen
+		frozen = c.stands()
 		return nil
 	})
 	return frozen, err
@@ -96,7 +104,7 @@ func (r *Runtime) Connect(ctx context.Context, k runtime.Container) error {
 func (r *Runtime) Separate(ctx context.Context, cs []runtime.Container) (int, error) {
 	for _, k := range cs {
 		err := r.change(ctx, Call{Method: "Separate", Container: k.ID}, func(c *Container) error {
-			if !c.frozen {
+			if !c.stands() {
 				return fmt.Errorf("%s is not frozen", k.ID)
 			}
 			return nil
@@ -172,7 +180,7 @@ func (r *Runtime) Signal(ctx context.Context, k runtime.Container, sig int) erro
 	return r.change(ctx, Call{Method: "Signal", Container: k.ID, Signal: sig}, func(c *Container) error {
 		c.signals = append(c.signals, sig)
 		const sigkill, sigterm = 9, 15
-		if sig == sigkill || sig == sigterm && !c.frozen {
+		if sig == sigkill || sig == sigterm && !c.stands() {
 			c.killed = true
 		}
 		return nil

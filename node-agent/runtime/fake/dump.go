@@ -167,7 +167,7 @@ func (r *Runtime) dump(ctx context.Context, method string, k runtime.Container, 
 	if err != nil {
 		return s, err
 	}
-	if final && !c.frozen {
+	if final && !c.stands() {
 		return s, fmt.Errorf("dump of %s: %w", k.ID, ErrNotFrozen)
 	}
 	if err := checkParent(c, o); err != nil {
@@ -241,7 +241,7 @@ func (r *Runtime) beginUntil(ctx context.Context, killed <-chan struct{}, call C
 // nextDirty is what the process writes while the dump is taken and until the
 // next. The lock is held.
 func (c *Container) nextDirty() int64 {
-	if c.frozen || len(c.perRound) == 0 {
+	if c.stands() || len(c.perRound) == 0 {
 		return 0
 	}
 	n := c.perRound[0]

@@ -49,7 +49,7 @@ func (h Holder) Hold(_ context.Context, migrationUID string, addresses []netip.A
 	return h.inNode(func(conn *nftables.Conn) error {
 		for _, family := range holdFamilies {
 			holdTable(conn, family, holdPrefix+migrationUID, addresses)
-			if err := conn.Flush(); err != nil && !(family == nftables.TableFamilyBridge && withoutFamily(err)) {
+			if err := conn.Flush(); err != nil && (family != nftables.TableFamilyBridge || !withoutFamily(err)) {
 				return fmt.Errorf("hold %v: %w", addresses, err)
 			}
 		}

@@ -53,7 +53,7 @@ func startReal(t *testing.T, n runtimetest.Node, h *host.Host) *container {
 	id := fmt.Sprintf("godwit%d", time.Now().UnixNano())
 	c := &container{node: n, host: h, client: cl, ctx: namespaces.WithNamespace(context.Background(), containerd.Namespace)}
 	mounts := c.snapshot(t, id)
-	c.spec = newSpec(id, networkNamespace(t, id), shmDirectory(t, id))
+	c.spec = newSpec(id, podCgroup(t, id), networkNamespace(t, id), shmDirectory(t, id))
 	labels := map[string]string{
 		"io.cri-containerd.kind":       "container",
 		"io.kubernetes.pod.uid":        "pod-" + id,
@@ -103,6 +103,13 @@ func deleteTask(t *testing.T, c *container, id string, task client.Task) {
 }
 
 func (c *container) Info() runtime.Container { return c.info }
+
+func (c *container) ThawOwn(t *testing.T) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.info.CgroupDir, "cgroup.freeze"), []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // read reads the program's status from outside.
 func (c *container) read() (status, error) {
@@ -200,7 +207,7 @@ func (c *container) Restore(t *testing.T, imageDir string, filesDirs ...string) 
 			t.Error(err)
 		}
 	})
-	r.spec = newSpec(id, networkNamespace(t, id), shmDirectory(t, id))
+	r.spec = newSpec(id, podCgroup(t, id), networkNamespace(t, id), shmDirectory(t, id))
 	conf, err := json.Marshal(r.spec)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ package runtimetest
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -33,6 +34,30 @@ func testFreeze(t *testing.T, n Node) {
 		t.Error("Freeze with an ended context succeeded")
 	}
 	frozen(t, n, c, false)
+}
+
+func testFreezePod(t *testing.T, n Node) {
+	w := n.Start(t)
+	c := w.Info()
+	noError(t, "Freeze", n.Freezer.Freeze(step(t), c))
+	for range 2 { // repeating is not an error
+		noError(t, "FreezePod", n.Freezer.FreezePod(step(t), c))
+		frozen(t, n, c, true)
+		stands(t, w)
+	}
+	w.ThawOwn(t)
+	stands(t, w)
+	frozen(t, n, c, true)
+	noError(t, "Thaw", n.Freezer.Thaw(step(t), c))
+	frozen(t, n, c, false)
+	proceeds(t, w)
+	noError(t, "Freeze", n.Freezer.Freeze(step(t), c))
+	noError(t, "FreezePod", n.Freezer.FreezePod(step(t), c))
+	noError(t, "Kill of a held container", n.Killer.Kill(step(t), c))
+	// Its pod is thawed all the same, whether or not the empty cgroup is gone already.
+	if err := n.Freezer.Thaw(step(t), c); err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("Thaw of a container that was killed: %v", err)
+	}
 }
 
 func testFreezeNotFound(t *testing.T, n Node) {

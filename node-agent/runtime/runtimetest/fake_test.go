@@ -118,6 +118,7 @@ func run(t *testing.T, r *fake.Runtime, c *fake.Container) *workload {
 func (w *workload) Info() runtime.Container             { return w.c.Info() }
 func (w *workload) Progress(*testing.T) uint64          { return w.c.Count() }
 func (w *workload) Dirty(_ *testing.T, bytes int64)     { w.c.Write(bytes) }
+func (w *workload) ThawOwn(*testing.T)                  { w.c.ThawOwn() }
 func (w *workload) WriteFile(_ *testing.T, n, c string) { w.c.SetFile(n, c) }
 
 func (w *workload) ReadFile(t *testing.T, name string) string {

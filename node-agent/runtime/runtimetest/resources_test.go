@@ -5,6 +5,7 @@ package runtimetest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"godwit.dev/godwit/node-agent/runtime/containerd"
+	"godwit.dev/godwit/node-agent/runtime/host"
 )
 
 const (
@@ -120,7 +122,19 @@ func (c *container) sandbox(t *testing.T, id string) string {
 	return id
 }
 
-func newSpec(id, netPath, shm string) *specs.Spec {
+// podCgroup is where the container's cgroup is made: in one of its pod.
+func podCgroup(t *testing.T, id string) string {
+	t.Helper()
+	dir := "/godwit-runtimetest/pod-" + id
+	t.Cleanup(func() {
+		if err := os.Remove(host.CgroupRoot + dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func newSpec(id, cgroup, netPath, shm string) *specs.Spec {
 	return &specs.Spec{
 		Version: specs.Version,
 		Root:    &specs.Root{Path: "rootfs"},
@@ -141,7 +155,7 @@ func newSpec(id, netPath, shm string) *specs.Spec {
 			{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rw"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: "/godwit-runtimetest/" + id,
+			CgroupsPath: cgroup + "/" + id,
 			MaskedPaths: []string{"/proc/kcore", "/proc/keys", "/proc/timer_list"},
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},

@@ -59,6 +59,9 @@ type Workload interface {
 	// Dirty makes the process write to this many bytes of its memory, each page
 	// once, and returns when it has.
 	Dirty(t *testing.T, bytes int64)
+	// ThawOwn thaws the container's own cgroup and nothing else, as runc does before it
+	// kills, behind the Freezer's back.
+	ThawOwn(t *testing.T)
 	// WriteFile makes the container's root file system differ from its image.
 	WriteFile(t *testing.T, name, content string)
 	// Restore starts another container from a final dump and the files packed
@@ -80,6 +83,7 @@ func Run(t *testing.T, factory Factory) {
 		{"Finder", testFinder},
 		{"FreezeAndThaw", testFreeze},
 		{"FreezeOfNothing", testFreezeNotFound},
+		{"FreezePod", testFreezePod},
 		{"Throttle", testThrottle},
 		{"Isolate", testIsolate},
 		{"PreDumpChain", testChain},

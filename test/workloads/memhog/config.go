@@ -4,9 +4,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 )
 
 const mebibyte = 1 << 20
@@ -21,6 +23,9 @@ type config struct {
 	HotPercent float64
 	Seed       uint64
 	Listen     string
+	// Tick is how finely gaps are seen, and writes spread. Each tick wakes the process
+	// twice, which thirty of them make a load of.
+	Tick time.Duration
 	// MPTCP makes the listener a multipath one, as Go's own default is. CRIU
 	// cannot dump that, so here it is off unless a test wants it.
 	MPTCP bool
@@ -40,6 +45,7 @@ func readConfig(get func(string) string) (config, error) {
 		HotPercent: r.number("HOT_PERCENT", 5),
 		Seed:       uint64(r.number("SEED", 1)),
 		Listen:     r.text("LISTEN", ":8080"),
+		Tick:       time.Duration(r.number("TICK_MS", 5) * float64(time.Millisecond)),
 		MPTCP:      r.flag("MPTCP"),
 		HugePages:  r.flag("HUGE_PAGES"),
 		IOUring:    r.flag("IO_URING"),
@@ -47,6 +53,9 @@ func readConfig(get func(string) string) (config, error) {
 	p, err := parsePattern(r.text("PATTERN", string(uniform)))
 	r.failed(err)
 	c.Pattern = p
+	if c.Tick < time.Millisecond {
+		r.failed(errors.New("TICK_MS: less than 1"))
+	}
 	return c, r.err
 }
 

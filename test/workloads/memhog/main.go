@@ -7,7 +7,7 @@
 //
 // The environment sets it up: SIZE_MIB (64), DIRTY_MIB_PER_SECOND (0), PATTERN
 // (uniform, hot, sequential or none), HOT_PERCENT (5), SEED (1), LISTEN (:8080),
-// and the switches MPTCP, HUGE_PAGES and IO_URING.
+// TICK_MS (5), and the switches MPTCP, HUGE_PAGES and IO_URING.
 //
 //	GET  /healthz                          it serves
 //	GET  /status                           boot id, start time, counter, longest gap
@@ -34,9 +34,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// tickPeriod is how finely gaps are seen.
-const tickPeriod = 5 * time.Millisecond
 
 func main() {
 	if err := run(); err != nil {
@@ -81,8 +78,8 @@ func run() error {
 		bootID: hex.EncodeToString(id[:]), started: time.Now().Round(0), pid: os.Getpid(),
 		stdout: os.Stdout, exit: os.Exit,
 	}
-	every(tickPeriod, func() { s.gaps.tick(readClocks()) })
-	every(tickPeriod, func() { s.writer.step(readClock(unix.CLOCK_MONOTONIC)) })
+	every(c.Tick, func() { s.gaps.tick(readClocks()) })
+	every(c.Tick, func() { s.writer.step(readClock(unix.CLOCK_MONOTONIC)) })
 
 	served := make(chan error, 1)
 	// No timeouts: they are timers of the Go runtime; see every.

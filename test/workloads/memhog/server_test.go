@@ -112,7 +112,7 @@ func TestReadConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{Size: 2 * mebibyte, Rate: mebibyte / 2, Pattern: hot, HotPercent: 5, Seed: 1, Listen: ":8080", MPTCP: true}
+	want := config{Size: 2 * mebibyte, Rate: mebibyte / 2, Pattern: hot, HotPercent: 5, Seed: 1, Listen: ":8080", MPTCP: true, Tick: 5 * time.Millisecond}
 	if c != want {
 		t.Errorf("config %+v, want %+v", c, want)
 	}
