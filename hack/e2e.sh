@@ -18,6 +18,7 @@ long=(
 	TestADiskIsOneNodesOnly
 	TestALargeOpenFile
 	TestClusterAutoscaler
+	TestConnectionsAreKept
 	TestDrainAtScale
 	TestDrainBothWays
 	TestFailingEvacuations
