@@ -21,7 +21,7 @@ func TestCommandLine(t *testing.T) {
 		"nobody works":      {[]string{"--gate-image=godwit:v1", "--max-concurrent-reconciles=0"}, "at least 1"},
 		"no namespace":      {[]string{"--gate-image=godwit:v1", "--namespace="}, "--namespace is required"},
 		"odd port":          {[]string{"--gate-image=godwit:v1", "--namespace=x", "--webhook-port=99999"}, "99999"},
-		"annotations":       {[]string{"--gate-image=godwit:v1", "--address-annotations=example.com/address,example.com/other"}, ""},
+		"annotations":       {[]string{"--gate-image=godwit:v1", "--webhook-port=0", "--address-annotations=example.com/address,example.com/other"}, ""},
 		"odd annotation":    {[]string{"--gate-image=godwit:v1", "--address-annotations=example.com/address,a b/c/d"}, "--address-annotations"},
 		"odd log level":     {[]string{"--gate-image=godwit:v1", "--namespace=x", "--log-level=loud"}, "--log-level"},
 	} {

@@ -34,9 +34,9 @@ const (
 	talkPort      = 7000
 	// pouredLines are more than the buffers of a connection take.
 	pouredLines = 100_000
-	// talkPatience is longer than any downtime, and than the pause that a peer makes between
-	// its last two tries, which is as long again.
-	talkPatience = 3 * time.Minute
+	// talkPatience is longer than any downtime of an emulated node that has little time, and
+	// the pause of a peer between its last two tries, which is as long again, up to 2 minutes.
+	talkPatience = 6 * time.Minute
 )
 
 // pinAddresses has the nodes' network plugin give pods the addresses that they ask for,
