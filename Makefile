@@ -76,7 +76,7 @@ e2e: ## Run the end-to-end tests (RUN=regexp for some, KEEP=1 keeps the cluster)
 	hack/e2e.sh
 
 .PHONY: e2e-long
-e2e-long: ## Run the end-to-end tests that take long: drains of every kind, thirty pods, restores that fail late
+e2e-long: ## Run the end-to-end tests that take long: drains of every kind, thirty pods, volumes and connections that follow a pod, restores that fail late
 	LONG=1 hack/e2e.sh
 
 .PHONY: chaos

@@ -17,7 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
-	"godwit.dev/godwit/internal/failpoint"
 	"godwit.dev/godwit/internal/migration"
 )
 
@@ -257,7 +256,6 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 	if err := r.confirm(ctx, m, migration.MayFollow); err != nil {
 		return d, err
 	}
-	failpoint.At("manager-pod-making")
 	switch err := r.Client.Create(ctx, pod); {
 	case err == nil:
 		ctrl.LoggerFrom(ctx).Info("made a pod again", "pod", pod.Name, "podUID", pod.UID)
@@ -273,7 +271,6 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 	default:
 		return d, fmt.Errorf("make pod %s again: %w", pod.Name, err)
 	}
-	failpoint.At("manager-pod-made")
 	w.target, w.Target = pod, podFacts(pod)
 	return d, nil
 }

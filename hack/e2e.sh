@@ -18,10 +18,12 @@ long=(
 	TestADiskIsOneNodesOnly
 	TestALargeOpenFile
 	TestClusterAutoscaler
+	TestConnectionsAreKept
 	TestDrainAtScale
 	TestDrainBothWays
 	TestFailingEvacuations
 	TestHandoffOfABarePod
+	TestHandoffOfAStatefulSetsPod
 	TestKarpenter
 	TestManagerRestartsDuringADrain
 	TestOwnersIndexedJob
@@ -31,13 +33,16 @@ long=(
 )
 long="^($(IFS='|' && echo "${long[*]}"))\$"
 skip=
+# The driver of disks takes minutes to compile, and is for some of those.
+images="godwit memhog disks"
 if [ -n "${LONG:-}" ]; then
 	RUN=$long
 elif [ -z "${RUN:-}" ]; then
 	skip=$long
+	images="godwit memhog"
 fi
 # test2json makes of the test binary's output what go test -json prints.
-IMAGES="godwit memhog disks" exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
+IMAGES=$images exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
 	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
 	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-90m}" -test.run "${RUN:-.}" -test.skip "$skip"

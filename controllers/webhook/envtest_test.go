@@ -131,7 +131,7 @@ func serve(ctx context.Context, scheme *runtime.Scheme, env *envtest.Environment
 	if err := controllers.AddIndexes(mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	Setup(mgr, Options{GateImage: "godwit:test", Retries: migration.Retries{Budget: 3, Backoff: 200 * time.Millisecond, Cap: time.Second}})
+	Setup(mgr, Options{GateImage: "godwit:test", Retries: migration.Retries{Budget: 3, Backoff: 600 * time.Millisecond, Cap: 10 * time.Second}})
 	testCache = mgr.GetClient()
 	failed := make(chan error, 1)
 	go func() { failed <- mgr.Start(ctx) }()

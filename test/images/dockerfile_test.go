@@ -145,6 +145,12 @@ func TestCatalogIsSound(t *testing.T) {
 			t.Errorf("%s starts nothing", image.Name)
 		}
 		for _, p := range image.Programs {
+			if p.Module != "" {
+				if p.Version == "" || !strings.HasPrefix(p.Package, p.Module) {
+					t.Errorf("%s: the package %s is not of %s, or no version of that is named", image.Name, p.Package, p.Module)
+				}
+				continue
+			}
 			if _, err := os.Stat(filepath.Join("../..", p.Package)); err != nil {
 				t.Errorf("%s: %v", image.Name, err)
 			}
