@@ -100,7 +100,7 @@ gobench: ## Run the Go benchmarks
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /test/)
 
 .PHONY: test
-test: ## Run all of it
+test: ## Run all that CI runs: everything but e2e-long, compat, bench and the whole table of faults
 	hack/test.sh
 
 ##@ Images

@@ -2,9 +2,10 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs everything: checks, model, unit tests, and in one cluster the demonstration,
-# the end-to-end tests and the short table of faults. A step that fails does not
-# keep the others from running. The last line counts the tests of all steps.
+# Runs checks, model, unit tests, and in one cluster the demonstration, the end-to-end
+# tests but for those that take long (make e2e-long), and the short table of faults. A
+# step that fails does not keep the others from running. The last line counts the tests
+# of all steps.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 

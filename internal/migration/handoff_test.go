@@ -231,6 +231,35 @@ func TestPlaceholderKnowsThePod(t *testing.T) {
 	}
 }
 
+// Whoever may change annotations in a namespace gets no volume of the node by way of what
+// the manager makes.
+func TestForgedPlaceholderBringsNoOtherVolumes(t *testing.T) {
+	source, _ := claimed()
+	m := &v1alpha1.Migration{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "ns", UID: "uid"}, Spec: v1alpha1.MigrationSpec{PodName: "db-1"}}
+	p, err := BuildPlaceholder(source, m, "gate", corev1.PullAlways, nil, []string{"data"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Annotations[v1alpha1.AnnotationPlaceholder] = `{"claims":{"data":{"claimName":"mine","hostPath":{"path":"/"}},"shared":{"hostPath":{"path":"/"}},"new":{"claimName":"x"}},` +
+		`"volumes":[{"name":"data","hostPath":{"path":"/"}}]}`
+	again, err := PodAgain(p, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := SameNamePod(again, p, m, "gate", corev1.PullAlways, "n2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Spec.Volumes) != len(source.Spec.Volumes) {
+		t.Errorf("volumes: %+v", got.Spec.Volumes)
+	}
+	for _, v := range got.Spec.Volumes {
+		if v.PersistentVolumeClaim == nil || v.HostPath != nil {
+			t.Errorf("volume %s is %+v", v.Name, v.VolumeSource)
+		}
+	}
+}
+
 func TestPlaceholderIsLetGo(t *testing.T) {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "7", Finalizers: []string{"other", v1alpha1.FinalizerPlaceholder}}}
 	body, err := LetGoPatch(p)

@@ -24,8 +24,10 @@ type lacks struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// Annotations by which the pod asks for its address.
 	Annotations map[string]string `json:"annotations,omitempty"`
-	// Volumes that only one node can have, as the pod has them.
-	Volumes []corev1.Volume `json:"volumes,omitempty"`
+	// Claims of the volumes that only one node can have, by the volumes' names. Whoever may
+	// change a pod's annotations can write here, and the manager makes a pod of it: it is
+	// to be no way to any other kind of volume.
+	Claims map[string]corev1.PersistentVolumeClaimVolumeSource `json:"claims,omitempty"`
 }
 
 // lackedBy reads the annotation.
@@ -39,16 +41,20 @@ func lackedBy(placeholder *corev1.Pod) (lacks, error) {
 
 // BuildPlaceholder makes the pod that proves that the target's node can take the pod,
 // and keeps its place there. It has none of its labels: no Service, no budget and no
-// controller is to take it for one of theirs. Nor does it ask for the pod's address. Nor has it the named volumes, which the
-// source's node has: it would wait for them as long as the source is there.
+// controller is to take it for one of theirs. Nor does it ask for the pod's address. Nor
+// has it the named volumes, claims which the source's node has: it would wait for them as
+// long as the source is there.
 func BuildPlaceholder(source *corev1.Pod, m *v1alpha1.Migration, gateImage string, pullPolicy corev1.PullPolicy, hostnames, without []string) (*corev1.Pod, error) {
 	pod := BuildTargetPod(source, m, gateImage, pullPolicy, hostnames)
 	l := lacks{Labels: maps.Clone(source.Labels), Annotations: addressAnnotations(source, m)}
 	delete(l.Labels, v1alpha1.LabelMigration)
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if slices.Contains(without, v.Name) {
-			l.Volumes = append(l.Volumes, *v.DeepCopy())
+		if c := v.PersistentVolumeClaim; c != nil && slices.Contains(without, v.Name) {
+			if l.Claims == nil {
+				l.Claims = map[string]corev1.PersistentVolumeClaimVolumeSource{}
+			}
+			l.Claims[v.Name] = *c
 			v.VolumeSource = corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}
 		}
 	}
@@ -97,8 +103,8 @@ func SameNamePod(created, placeholder *corev1.Pod, m *v1alpha1.Migration, gateIm
 		like = placeholder.DeepCopy()
 		for i := range like.Spec.Volumes {
 			v := &like.Spec.Volumes[i]
-			if was := slices.IndexFunc(l.Volumes, func(o corev1.Volume) bool { return o.Name == v.Name }); was >= 0 {
-				*v = l.Volumes[was]
+			if claim, ok := l.Claims[v.Name]; ok {
+				v.VolumeSource = corev1.VolumeSource{PersistentVolumeClaim: &claim}
 			}
 		}
 	}

@@ -126,7 +126,10 @@ func TestADumpThatStillRunsIsAwaitedBeforeTheThaw(t *testing.T) {
 	<-begun
 	swept := make(chan error, 1)
 	go func() { swept <- w.sweep(t.Context()) }()
-	for len(w.node.Calls()) == 0 || w.node.Methods()[len(w.node.Methods())-1] != "Settle" {
+	for deadline := time.Now().Add(10 * time.Second); len(w.node.Calls()) == 0 || w.node.Methods()[len(w.node.Methods())-1] != "Settle"; {
+		if time.Now().After(deadline) {
+			t.Fatalf("the dump is not waited for: %v", w.node.Methods())
+		}
 		time.Sleep(time.Millisecond) // the fake has no way to call back
 	}
 	close(release)
