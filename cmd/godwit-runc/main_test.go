@@ -268,12 +268,19 @@ func (r *rig) useCgroup() {
 		r.w.cgroupRoot, r.cgroup = root, filepath.Join(root, "ctr")
 		r.t.Setenv("CGROUP", r.cgroup)
 		r.t.Cleanup(func() {
-			if err := killCgroup(r.cgroup, 5*time.Second); err != nil {
-				r.t.Error(err)
-			}
-			_ = os.Remove(r.cgroup)
-			if err := os.Remove(root); err != nil {
-				r.t.Error(err)
+			// The stand-in of CRIU joins in its own time: it may make the cgroup, or enter
+			// it, when everything that was there has already been killed.
+			for deadline := time.Now().Add(5 * time.Second); ; {
+				must(r.t, killCgroup(r.cgroup, 5*time.Second))
+				_ = os.Remove(r.cgroup)
+				err := os.Remove(root)
+				if err == nil {
+					return
+				}
+				if time.Now().After(deadline) {
+					r.t.Fatal(err)
+				}
+				time.Sleep(time.Millisecond)
 			}
 		})
 		return
