@@ -103,6 +103,8 @@ func (b *bench) method(name string) (method, error) {
 		return rescheduling{b}, nil
 	case floor:
 		return bareCRIU{b}, nil
+	case containerFloor:
+		return containerCRIU{b}, nil
 	case runcScript:
 		return runcRecipe{b}, nil
 	case phaulMethod:

@@ -10,21 +10,27 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"godwit.dev/godwit/test/harness"
 )
 
 // unknownRounds is how many rounds are made by hand when no Migration of such a
 // process has said how many are good.
 const unknownRounds = 3
 
+// roundsOf is how many rounds a Migration of such a process took.
+func (b *bench) roundsOf(c cell) int {
+	if n := b.rounds[c]; n > 0 {
+		return n
+	}
+	return unknownRounds
+}
+
 // bareCRIU moves a process with CRIU alone. See [criuTimes.floor] for what counts.
 type bareCRIU struct{ *bench }
 
 func (m bareCRIU) measure(ctx context.Context, c cell, r *result) error {
-	rounds := m.rounds[c]
-	if rounds == 0 {
-		rounds = unknownRounds
-	}
-	return m.byHand(ctx, c, r, func(ctx context.Context, h *hand) error { return h.bareCRIU(ctx, rounds, r) })
+	return m.byHand(ctx, c, r, func(ctx context.Context, h *hand) error { return h.bareCRIU(ctx, m.roundsOf(c), r) })
 }
 
 func (h *hand) bareCRIU(ctx context.Context, rounds int, r *result) error {
@@ -36,16 +42,40 @@ func (h *hand) bareCRIU(ctx context.Context, rounds int, r *result) error {
 	if err != nil {
 		return err
 	}
+	return h.move(ctx, was, recipe{
+		rounds: rounds, warm: true,
+		dump: func(k int) string {
+			if k < rounds {
+				return h.chain.criuPreDump(pid, k)
+			}
+			return h.chain.criuDump(pid, k)
+		},
+		restore: h.chain.criuRestore(rounds),
+	}, r)
+}
+
+// recipe says how something is moved by hand.
+type recipe struct {
+	rounds int
+	// warm: as with Godwit, each round is read on the other node while the next is made.
+	warm bool
+	// dump is the command of dump k; the last one is that of number rounds.
+	dump    func(k int) string
+	restore string
+}
+
+// move carries a recipe out and puts what CRIU says of it into r.
+func (h *hand) move(ctx context.Context, was harness.MemhogStatus, how recipe, r *result) error {
 	begun := time.Now()
-	took, err := h.preDump(ctx, pid, rounds)
+	took, err := h.preDump(ctx, how)
 	if err != nil {
 		return err
 	}
-	dumped, err := timed(ctx, h.source, h.chain.criuDump(pid, rounds))
+	dumped, err := timed(ctx, h.source, how.dump(how.rounds))
 	if err != nil {
 		return fmt.Errorf("dump: %w", err)
 	}
-	restored, err := timed(ctx, h.target, h.chain.criuRestore(rounds))
+	restored, err := timed(ctx, h.target, how.restore)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -56,30 +86,32 @@ func (h *hand) bareCRIU(ctx context.Context, rounds int, r *result) error {
 	return h.readCRIU(ctx, append(took, dumped), restored, r)
 }
 
-// preDump makes the rounds. As with Godwit, each is read on the other node while the
-// next is made, and the last dump begins when all of them have been.
-func (h *hand) preDump(ctx context.Context, pid string, rounds int) ([]time.Duration, error) {
-	finished := make(chan int, rounds)
+// preDump makes the rounds, and returns when all that are read have been.
+func (h *hand) preDump(ctx context.Context, how recipe) ([]time.Duration, error) {
+	finished := make(chan int, how.rounds)
 	var g errgroup.Group
 	g.Go(func() error {
 		for k := range finished {
+			if !how.warm {
+				continue
+			}
 			if _, err := h.target.Run(ctx, h.chain.warm(k)); err != nil {
 				return fmt.Errorf("read round %d: %w", k, err)
 			}
 		}
 		return nil
 	})
-	took, err := h.makeRounds(ctx, pid, rounds, finished)
+	took, err := h.makeRounds(ctx, how, finished)
 	close(finished)
 	return took, errors.Join(err, g.Wait())
 }
 
 // makeRounds makes the rounds one after the other and says which have finished, and how
 // long each took.
-func (h *hand) makeRounds(ctx context.Context, pid string, rounds int, finished chan<- int) ([]time.Duration, error) {
+func (h *hand) makeRounds(ctx context.Context, how recipe, finished chan<- int) ([]time.Duration, error) {
 	var took []time.Duration
-	for k := range rounds {
-		d, err := timed(ctx, h.source, h.chain.criuPreDump(pid, k))
+	for k := range how.rounds {
+		d, err := timed(ctx, h.source, how.dump(k))
 		if err != nil {
 			return took, fmt.Errorf("round %d: %w", k, err)
 		}

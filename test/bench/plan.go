@@ -141,23 +141,25 @@ func repeated(p params, names []string) []step {
 	return all
 }
 
-// order turns the methods round by one place each repetition. The floor comes right
-// after what it is the floor of, with as many rounds as that took.
+// order turns the methods round by one place each repetition. The floors come right
+// after what they are the floor of, with as many rounds as that took.
 func order(names []string, rep int) []string {
-	var turned []string
-	withFloor := slices.Contains(names, floor)
-	others := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == floor })
-	if len(others) == 0 {
-		return names
+	var floors, others, turned []string
+	for _, n := range names {
+		if m, _ := info(n); m.criuOnly {
+			floors = append(floors, n)
+		} else {
+			others = append(others, n)
+		}
 	}
-	if !slices.Contains(others, precopy) && withFloor {
-		turned = append(turned, floor)
+	if !slices.Contains(others, precopy) {
+		turned = append(turned, floors...)
 	}
 	for i := range others {
 		n := others[(i+rep-1)%len(others)]
 		turned = append(turned, n)
-		if n == precopy && withFloor {
-			turned = append(turned, floor)
+		if n == precopy {
+			turned = append(turned, floors...)
 		}
 	}
 	return turned

@@ -72,6 +72,8 @@ func TestTheCross(t *testing.T) {
 		runcScript:   "256MiB-1%-uniform",
 		podmanMethod: "256MiB-1%-uniform",
 		costMethod:   "256MiB-1%-uniform",
+
+		containerFloor: "256MiB-1%-uniform",
 	} {
 		if got := cellsWith(steps, method); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", method, got, want)
@@ -111,6 +113,9 @@ func TestRunChoosesSteps(t *testing.T) {
 
 func TestMethodsAreInterleaved(t *testing.T) {
 	names := []string{precopy, stopAndCopy, floor, reschedule}
+	if got := order([]string{containerFloor, stopAndCopy, floor, precopy}, 2); !slices.Equal(got, []string{precopy, containerFloor, floor, stopAndCopy}) {
+		t.Errorf("with two floors: %q", got)
+	}
 	for rep, want := range map[int][]string{
 		1: {precopy, floor, stopAndCopy, reschedule},
 		2: {stopAndCopy, reschedule, precopy, floor},

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -24,10 +23,17 @@ const bundle = handDir + "/bundle"
 type runcRecipe struct{ *bench }
 
 func (m runcRecipe) measure(ctx context.Context, c cell, r *result) error {
-	return m.byHand(ctx, c, r, func(ctx context.Context, h *hand) error { return h.runcRecipe(ctx, r) })
+	return m.byHand(ctx, c, r, func(ctx context.Context, h *hand) error { return h.runcRecipe(ctx, scriptRounds, false, r) })
 }
 
-func (h *hand) runcRecipe(ctx context.Context, r *result) error {
+// containerCRIU moves the same container for the sake of what CRIU says of it.
+type containerCRIU struct{ *bench }
+
+func (m containerCRIU) measure(ctx context.Context, c cell, r *result) error {
+	return m.byHand(ctx, c, r, func(ctx context.Context, h *hand) error { return h.runcRecipe(ctx, m.roundsOf(c), true, r) })
+}
+
+func (h *hand) runcRecipe(ctx context.Context, rounds int, warm bool, r *result) error {
 	if err := h.makeBundles(ctx); err != nil {
 		return err
 	}
@@ -38,24 +44,11 @@ func (h *hand) runcRecipe(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	begun := time.Now()
-	var took []time.Duration
-	for k := range scriptRounds + 1 {
-		d, err := timed(ctx, h.source, h.chain.runcCheckpoint(k, k < scriptRounds))
-		if err != nil {
-			return fmt.Errorf("checkpoint %d: %w", k, err)
-		}
-		took = append(took, d)
-	}
-	restored, err := timed(ctx, h.target, h.chain.runcRestore(scriptRounds))
-	if err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	r.TotalSeconds = time.Since(begun).Seconds()
-	if err := h.arrived(ctx, was, r); err != nil {
-		return err
-	}
-	return h.readCRIU(ctx, took, restored, r)
+	return h.move(ctx, was, recipe{
+		rounds: rounds, warm: warm,
+		dump:    func(k int) string { return h.chain.runcCheckpoint(k, k < rounds) },
+		restore: h.chain.runcRestore(rounds),
+	}, r)
 }
 
 // makeBundles makes the same bundle on both nodes: what “runc spec” writes, with the

@@ -68,7 +68,7 @@ func reportedDowntime(r *result) float64 {
 	return r.Reported.TotalSeconds
 }
 
-// floorTime is the downtime that bare CRIU cannot avoid.
+// floorTime is the downtime that CRIU by itself cannot avoid.
 func floorTime(r *result) float64 {
 	if r.CRIU == nil {
 		return 0
@@ -78,10 +78,10 @@ func floorTime(r *result) float64 {
 
 // downtime is the number that a method is judged by.
 func downtime(r *result) float64 {
-	if r.Method == floor {
+	switch m, _ := info(r.Method); {
+	case m.criuOnly:
 		return floorTime(r)
-	}
-	if m, _ := info(r.Method); m.seen == byClient {
+	case m.seen == byClient:
 		return clientGap(r)
 	}
 	return processGap(r)
