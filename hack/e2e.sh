@@ -33,13 +33,17 @@ long=(
 )
 long="^($(IFS='|' && echo "${long[*]}"))\$"
 skip=
-# The driver of disks takes minutes to compile, and is for some of those.
-images="godwit memhog disks"
 if [ -n "${LONG:-}" ]; then
 	RUN=$long
 elif [ -z "${RUN:-}" ]; then
 	skip=$long
-	images="godwit memhog"
+fi
+# The driver of disks takes minutes to compile, and is for some of the long ones.
+images="godwit memhog"
+if [ -z "$skip" ]; then
+	for name in TestADiskIsOneNodesOnly TestHandoffOfABarePod TestHandoffOfAStatefulSetsPod; do
+		if [[ $name =~ $RUN ]]; then images="godwit memhog disks"; fi
+	done
 fi
 # test2json makes of the test binary's output what go test -json prints.
 IMAGES=$images exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
