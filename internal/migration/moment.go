@@ -47,6 +47,10 @@ type MomentInput struct {
 	Interval time.Duration
 	// Patience is how long an armed source may wait in all; see MomentPatience.
 	Patience time.Duration
+	// Park is for how long the target's create stays parked once the source is armed; 0
+	// when nothing bounds it. A create that was parked in vain is made again, and counts
+	// as a restart of the container.
+	Park time.Duration
 }
 
 // Reasons of the choice of a moment.
@@ -62,6 +66,7 @@ const (
 	MomentBurst        = "Burst"
 	MomentUnknownRate  = "UnknownRate"
 	MomentNoPause      = "NoPause"
+	MomentNoTime       = "NoTime"
 )
 
 // Moment is the choice.
@@ -101,6 +106,9 @@ const (
 	// freshFactor: an interval between counts tells the rate just now if it is no
 	// longer than so many times what it would be in waiting.
 	freshFactor = 4
+	// parkShare of Park is for a round and the freeze after it, as they are predicted:
+	// both have been seen to take twice as long.
+	parkShare = 2
 	// halves: while nothing presses, a round that would leave more than this part
 	// dirty again is not worth disturbing the pod.
 	halves = 2
@@ -123,8 +131,8 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // already; in a burst, wait for its end, if that is worth it; a round, if it is
 // worth it; freeze.
 //
-// An armed source gets one round, and a burst is waited for no longer than
-// Patience, not when what is within the target downtime would not be afterwards,
+// An armed source gets one round, if the target can wait for it, and a burst is waited
+// for no longer than Patience, not when what is within the target downtime would not be afterwards,
 // and only until it has cost as much as its end could gain: a burst is given about
 // as long again as it has taken so far. One that is not armed is not frozen: then
 // only a round that would leave half of the memory clean is asked for.
@@ -164,6 +172,9 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 
 // chooseArmed weighs freezing now, a round now, and waiting for a pause up.
 func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
+	if left := m.Park/parkShare - (m.Now - m.ArmedAt); m.Park > 0 && (o.took > left || o.round > left-o.took) {
+		return c.is(MomentFreeze, MomentNoTime, c.after("%s dirty: another round would take about %s, and the target cannot wait for it", bytesString(o.dirty), round(o.took)))
+	}
 	reason, spent := m.pauseExpected(o), ""
 	if reason != "" {
 		if spent = m.spent(o); spent == "" {

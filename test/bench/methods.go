@@ -73,19 +73,19 @@ var methods = []methodInfo{
 	{
 		name: precopy, says: "a Migration with every default, of a pod with memhog in it",
 		cannot: "see the limits in the README",
-		reach:  everywhere, fixed: 22, perMiB: 0.07, color: "#0969da",
+		reach:  everywhere, fixed: 45, perMiB: 0.12, color: "#0969da",
 	},
 	{
 		name: stopAndCopy, says: "the same with `preCopy.maxRounds: 0`: one full dump while the pod is frozen",
 		cannot: "copy anything while the pod runs. It is the best that kubelet's checkpoint API could do",
-		reach:  alongSizes, fixed: 18, perMiB: 0.06, color: "#cf222e",
+		reach:  alongSizes, fixed: 30, perMiB: 0.08, color: "#cf222e",
 	},
 	{
 		name: floor, says: "`criu pre-dump`, `dump` and `restore` by hand, of the same program outside of Kubernetes, in as many rounds as Godwit took. " +
 			"Counted are only CRIU's own figures: the time the last dump held the process, and the restore. " +
 			"The rounds are in the page cache of the node that restores, as with Godwit",
 		cannot:   "move a container: no namespaces, no file system, no network, no files of a pod, nothing that decides, checks or undoes. Whatever is built on this CRIU and restores all memory at once cannot be faster",
-		criuOnly: true, reach: everywhere, byHand: true, fixed: 9, perMiB: 0.06, color: "#8c959f",
+		criuOnly: true, reach: everywhere, byHand: true, fixed: 8, perMiB: 0.045, color: "#8c959f",
 	},
 	{
 		name: containerFloor, says: "`runc checkpoint --pre-dump`, `checkpoint` and `restore` by hand of a container of runc's own, with the same program, and counted as for `floor`: " +
@@ -97,24 +97,24 @@ var methods = []methodInfo{
 		name: runcScript, says: "a script with `runc checkpoint --pre-dump` three times, `runc checkpoint` and `runc restore` on the other node, with a bundle of `runc spec` and the images on the same volume",
 		cannot: "move a pod: it is a container of runc's own, without kubelet, network, logs or probes. It does not know whether three rounds are too many or too few, " +
 			"changes of the root file system stay behind, nothing is verified, and when a step fails somebody has to find out what runs where",
-		peer: true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.06, color: "#bf8700",
+		peer: true, reach: inTheMiddle, byHand: true, fixed: 10, perMiB: 0.055, color: "#bf8700",
 	},
 	{
 		name: phaulMethod, says: "go-criu's `phaul`, as its example uses it: pages go to CRIU's page server on the other node over TCP, and the process is restored there while the source is held",
 		cannot: "move a container or a pod: it is a library for processes. Its rule compares the first round with nothing, takes that for growth, and so stops after one round",
-		peer:   true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.05, color: "#8250df",
+		peer:   true, reach: inTheMiddle, byHand: true, fixed: 8, perMiB: 0.03, color: "#8250df",
 	},
 	{
 		name: podmanMethod, says: "`podman container checkpoint --pre-checkpoint` and `--with-previous`, exported without compression to the same volume, and `podman container restore` " +
 			"of both on the other node, with Debian's podman, the nodes' runc and the same image on both nodes",
 		cannot: "move a pod of a cluster: it is a container of podman's own. It makes one round, whatever the process does, keeps each dump on the node and packs it into an archive besides, " +
 			"which the other node unpacks before it restores; nothing decides, verifies or undoes",
-		peer: true, reach: inTheMiddle, byHand: true, fixed: 25, perMiB: 0.08, color: "#1b7c83",
+		peer: true, reach: inTheMiddle, byHand: true, fixed: 50, perMiB: 0.12, color: "#1b7c83",
 	},
 	{
 		name: reschedule, says: "the pod is deleted and one like it is created on the other node at the same time, as a drain does today, but without the time of a controller and of the scheduler",
 		cannot: "keep the memory: the process is another one, and what it held is lost. memhog makes its memory anew in a moment; a program that has to load its data takes longer",
-		peer:   true, seen: byClient, reach: alongSizes, fixed: 10, perMiB: 0.02, color: "#1a7f37",
+		peer:   true, seen: byClient, reach: alongSizes, fixed: 9, perMiB: 0.007, color: "#1a7f37",
 	},
 	{
 		name: costMethod, says: "a Migration with every default, of a pod with Redis in it, which its own benchmark tool writes to all the time. It is measured when all the others have been",

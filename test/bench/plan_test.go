@@ -79,7 +79,7 @@ func TestTheCross(t *testing.T) {
 			t.Errorf("%s:\n got %s\nwant %s", method, got, want)
 		}
 	}
-	if m := minutes(steps); m < 30 || m > 80 {
+	if m := minutes(steps); m < 60 || m > 110 {
 		t.Errorf("the presets take %.0f minutes", m)
 	}
 }
