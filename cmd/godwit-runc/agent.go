@@ -99,7 +99,8 @@ func (w *wrapper) askOnce(ctx context.Context, req *wire.Request) (*agentConn, *
 //
 // What the agent wants to have prepared is begun at once, and it is told what came of it.
 func (w *wrapper) park(ctx context.Context, conn *agentConn, req *wire.Request, prepared *preparation) (*agentConn, *wire.Reply, error) {
-	ctx, cancel := context.WithDeadline(ctx, w.began.Add(w.limits.park))
+	over := fmt.Errorf("none within %s, after which kubelet is let try again", w.limits.park)
+	ctx, cancel := context.WithDeadlineCause(ctx, w.began.Add(w.limits.park), over)
 	defer cancel()
 	// An agent that parks and hangs up at once must not be asked without a pause.
 	retry := time.NewTicker(retryInterval)
@@ -113,6 +114,10 @@ func (w *wrapper) park(ctx context.Context, conn *agentConn, req *wire.Request, 
 			case <-retry.C:
 				conn, reply, err = w.ask(ctx, req, w.limits.park)
 			case <-ctx.Done():
+			}
+			if err != nil && ctx.Err() != nil {
+				// Whatever failed then, failed because of it.
+				err = context.Cause(ctx)
 			}
 			if err != nil {
 				return nil, nil, fmt.Errorf("%w: %w", errParked, err)
