@@ -172,12 +172,13 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 
 // chooseArmed weighs freezing now, a round now, and waiting for a pause up.
 func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
-	if left := m.Park/parkShare - (m.Now - m.ArmedAt); m.Park > 0 && (o.took > left || o.round > left-o.took) {
-		return c.is(MomentFreeze, MomentNoTime, c.after("%s dirty: another round would take about %s, and the target cannot wait for it", bytesString(o.dirty), round(o.took)))
-	}
 	reason, spent := m.pauseExpected(o), ""
 	if reason != "" {
-		if spent = m.spent(o); spent == "" {
+		spent = m.spent(o)
+		if spent == "" && !m.fits(o.took, o.pause) {
+			return c.noTime(o)
+		}
+		if spent == "" {
 			c.Wait = m.next() - m.Now
 			message := fmt.Sprintf("%s dirty: counting again, to see whether the pod writes just now", bytesString(o.dirty))
 			if reason == MomentBurst {
@@ -189,6 +190,9 @@ func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 		spent += "; "
 	}
 	if m.worth(o.freeze, o.round) {
+		if !m.fits(o.took, o.round) {
+			return c.noTime(o)
+		}
 		return c.is(MomentRound, MomentRoundPays, c.after("%sanother round takes %s out of the freeze", spent, bytesString(o.dirty)))
 	}
 	reason = MomentSteadyWriter
@@ -197,6 +201,16 @@ func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 	}
 	return c.is(MomentFreeze, reason, c.after("%sthe pod writes %s/s, and another round would leave %s dirty again, of %s",
 		spent, bytesString(c.Rate), bytesString(bytesOf(o.after)), bytesString(o.dirty)))
+}
+
+// fits: the target can wait for a round and the freeze after it.
+func (m MomentInput) fits(took, freeze time.Duration) bool {
+	left := m.Park/parkShare - (m.Now - m.ArmedAt)
+	return m.Park <= 0 || took <= left && freeze <= left-took
+}
+
+func (c Moment) noTime(o outlook) Moment {
+	return c.is(MomentFreeze, MomentNoTime, c.after("%s dirty: another round would take about %s, and the target cannot wait for it", bytesString(o.dirty), round(o.took)))
 }
 
 func (c Moment) is(v MomentVerdict, reason, message string) Moment {
