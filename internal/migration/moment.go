@@ -47,10 +47,6 @@ type MomentInput struct {
 	Interval time.Duration
 	// Patience is how long an armed source may wait in all; see MomentPatience.
 	Patience time.Duration
-	// Park is for how long the target's create stays parked once the source is armed; 0
-	// when nothing bounds it. A create that was parked in vain is made again, and counts
-	// as a restart of the container.
-	Park time.Duration
 }
 
 // Reasons of the choice of a moment.
@@ -66,7 +62,6 @@ const (
 	MomentBurst        = "Burst"
 	MomentUnknownRate  = "UnknownRate"
 	MomentNoPause      = "NoPause"
-	MomentNoTime       = "NoTime"
 )
 
 // Moment is the choice.
@@ -106,9 +101,6 @@ const (
 	// freshFactor: an interval between counts tells the rate just now if it is no
 	// longer than so many times what it would be in waiting.
 	freshFactor = 4
-	// parkShare of Park is for a round and the freeze after it, as they are predicted:
-	// both have been seen to take twice as long.
-	parkShare = 2
 	// halves: while nothing presses, a round that would leave more than this part
 	// dirty again is not worth disturbing the pod.
 	halves = 2
@@ -131,8 +123,8 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // already; in a burst, wait for its end, if that is worth it; a round, if it is
 // worth it; freeze.
 //
-// An armed source gets one round, if the target can wait for it, and a burst is waited
-// for no longer than Patience, not when what is within the target downtime would not be afterwards,
+// An armed source gets one round, and a burst is waited for no longer than
+// Patience, not when what is within the target downtime would not be afterwards,
 // and only until it has cost as much as its end could gain: a burst is given about
 // as long again as it has taken so far. One that is not armed is not frozen: then
 // only a round that would leave half of the memory clean is asked for.
@@ -174,11 +166,7 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 	reason, spent := m.pauseExpected(o), ""
 	if reason != "" {
-		spent = m.spent(o)
-		if spent == "" && !m.fits(o.took, o.pause) {
-			return c.noTime(o)
-		}
-		if spent == "" {
+		if spent = m.spent(o); spent == "" {
 			c.Wait = m.next() - m.Now
 			message := fmt.Sprintf("%s dirty: counting again, to see whether the pod writes just now", bytesString(o.dirty))
 			if reason == MomentBurst {
@@ -190,9 +178,6 @@ func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 		spent += "; "
 	}
 	if m.worth(o.freeze, o.round) {
-		if !m.fits(o.took, o.round) {
-			return c.noTime(o)
-		}
 		return c.is(MomentRound, MomentRoundPays, c.after("%sanother round takes %s out of the freeze", spent, bytesString(o.dirty)))
 	}
 	reason = MomentSteadyWriter
@@ -201,16 +186,6 @@ func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
 	}
 	return c.is(MomentFreeze, reason, c.after("%sthe pod writes %s/s, and another round would leave %s dirty again, of %s",
 		spent, bytesString(c.Rate), bytesString(bytesOf(o.after)), bytesString(o.dirty)))
-}
-
-// fits: the target can wait for a round and the freeze after it.
-func (m MomentInput) fits(took, freeze time.Duration) bool {
-	left := m.Park/parkShare - (m.Now - m.ArmedAt)
-	return m.Park <= 0 || took <= left && freeze <= left-took
-}
-
-func (c Moment) noTime(o outlook) Moment {
-	return c.is(MomentFreeze, MomentNoTime, c.after("%s dirty: another round would take about %s, and the target cannot wait for it", bytesString(o.dirty), round(o.took)))
 }
 
 func (c Moment) is(v MomentVerdict, reason, message string) Moment {

@@ -99,10 +99,6 @@ func TestChooseMoment(t *testing.T) {
 		"no more rounds":                {with(atRest(burst...), func(m *MomentInput) { m.MaxRounds = 1 }), MomentFreeze, MomentOutOfRounds, ""},
 		"broken chain":                  {with(atRest(burst...), func(m *MomentInput) { m.ChainBroken = true }), MomentRound, MomentChainBroken, ""},
 		"broken chain, no more":         {with(atRest(burst...), func(m *MomentInput) { m.ChainBroken, m.MaxRounds = true, 1 }), MomentFreeze, MomentOutOfRounds, ""},
-		"time for a round":              {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.Park = time.Minute }), MomentRound, MomentRoundPays, ""},
-		"no time for a round":           {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.Park = 2 * time.Second }), MomentFreeze, MomentNoTime, "another round would take about 860ms, and the target cannot wait"},
-		"no time to wait for a pause":   {with(atRest(burst...), armed, func(m *MomentInput) { m.Park = 2 * time.Second }), MomentFreeze, MomentNoTime, ""},
-		"not armed, nobody waits":       {with(atRest(burst...), func(m *MomentInput) { m.Armed, m.Park = false, 2*time.Second }), MomentRound, MomentRoundPays, ""},
 		"bandwidth is not known":        {with(atRest(burst...), func(m *MomentInput) { m.Rounds = []RoundSample{{}} }), MomentFreeze, MomentLittleToGain, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -152,7 +148,7 @@ func FuzzChooseMoment(f *testing.F) {
 	f.Add([]byte{255, 1}, int64(-5), int64(-1), int64(1<<62), int64(-1), int64(-1), int64(1<<62), uint8(1), uint8(3))
 	f.Fuzz(func(t *testing.T, growth []byte, copied, took, left, target, interval, patience int64, maxRounds, rounds uint8) {
 		m := MomentInput{PreCopy: PreCopy{MaxRounds: int32(maxRounds % 17), TargetDowntime: time.Duration(target), Costs: costs(300*time.Millisecond, 500)},
-			Armed: true, Interval: time.Duration(interval % int64(time.Minute)), Patience: time.Duration(patience % int64(time.Hour)), Park: time.Duration(took % int64(time.Hour))}
+			Armed: true, Interval: time.Duration(interval % int64(time.Minute)), Patience: time.Duration(patience % int64(time.Hour))}
 		for range rounds % 20 {
 			m.Rounds = append(m.Rounds, RoundSample{Bytes: copied, Duration: time.Duration(took), DirtyBytes: left})
 		}

@@ -20,9 +20,8 @@ type outlook struct {
 	// so for how long it is expected to go on: a burst is caught somewhere in its middle.
 	burst  bool
 	lasted time.Duration
-	// took is how long a round that begins now is expected to take.
-	took time.Duration
-	// after is the dirty memory in bytes that such a round is expected to leave, least what it would if the pod stopped writing.
+	// after is the dirty memory in bytes that a round that begins now is expected to
+	// leave, least what it would if the pod stopped writing.
 	after, least float64
 	// freeze, round and pause as in Moment.
 	freeze, round, pause time.Duration
@@ -45,11 +44,11 @@ func (m MomentInput) outlook(i int) outlook {
 	}
 	last := m.Rounds[len(m.Rounds)-1]
 	b := m.bandwidth()
-	o.took = max(0, last.Duration-transfer(last.Bytes, b)) + transfer(o.dirty, b)
-	o.least = m.least(o.took)
+	took := max(0, last.Duration-transfer(last.Bytes, b)) + transfer(o.dirty, b)
+	o.least = m.least(took)
 	extra := max(0, float64(o.dirty)-o.least) // that the calmest round would not have left
-	o.after = max(o.least, min(o.rate*o.took.Seconds(), extra))
-	o.burst = o.rate > 0 && o.rate*o.took.Seconds() >= burstFactor*o.least
+	o.after = max(o.least, min(o.rate*took.Seconds(), extra))
+	o.burst = o.rate > 0 && o.rate*took.Seconds() >= burstFactor*o.least
 	if o.rate > 0 {
 		o.lasted = seconds(extra / o.rate)
 	}

@@ -87,7 +87,6 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
 		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
-		Park: s.Timeouts.Park,
 	})
 	if o.Ready {
 		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
