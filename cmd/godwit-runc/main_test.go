@@ -280,7 +280,7 @@ func (r *rig) useCgroup() {
 				if time.Now().After(deadline) {
 					r.t.Fatal(err)
 				}
-				time.Sleep(time.Millisecond)
+				time.Sleep(time.Millisecond) // that it is free can only be tried
 			}
 		})
 		return
