@@ -8,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/thread"
 )
 
 // nonlocalBind lets a network's sockets be bound to addresses that it does not have
@@ -53,22 +54,17 @@ func allowOldAddresses(network string) (undo func() error, err error) {
 	}, nil
 }
 
-// inNetwork calls fn on a thread in a network namespace. The thread is not used for
-// anything else after that.
+// inNetwork calls fn on a thread in a network namespace.
 func inNetwork(path string, fn func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	return thread.Do(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- errors.Join(errors.New("enter "+path), err)
-			return
+			return errors.Join(errors.New("enter "+path), err)
 		}
-		done <- fn()
-	}()
-	return <-done
+		return fn()
+	})
 }

@@ -6,10 +6,11 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/thread"
 )
 
 // closeRoot makes the root file system of a restored container read-only, as its
@@ -18,12 +19,7 @@ import (
 // To be called while the processes stand still. Nothing is open for writing there: where
 // they come from it was read-only, too.
 func closeRoot(pid int) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // the thread is in the other namespace, and ends with it
-		done <- closeRootOf(pid)
-	}()
-	if err := <-done; err != nil {
+	if err := thread.Do(func() error { return closeRootOf(pid) }); err != nil {
 		return fmt.Errorf("make the root file system read-only: %w", err)
 	}
 	return nil

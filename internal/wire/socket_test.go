@@ -11,9 +11,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"syscall"
 	"testing"
+
+	"godwit.dev/godwit/internal/thread"
 )
 
 func TestConversationOverTheSocket(t *testing.T) {
@@ -207,16 +208,13 @@ func connectAs(uid int, path string) error {
 // as calls fn as another user. On Linux credentials belong to the thread: this
 // one is given up afterwards.
 func as(uid int, fn func() (int, error)) (n int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	err = thread.Do(func() error {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-			err = errno
-			return
+			return errno
 		}
+		var err error
 		n, err = fn()
-	}()
-	<-done
+		return err
+	})
 	return n, err
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +21,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/thread"
 )
 
 const pinnedAddress = "10.100.0.200"
@@ -47,16 +48,12 @@ func machine(t *testing.T) (ns netns.NsHandle, path string) {
 // in calls fn on a thread of a machine's network.
 func in(t *testing.T, ns netns.NsHandle, fn func() error) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	if err := thread.Do(func() error {
 		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
+			return err
 		}
-		done <- fn()
-	}()
-	if err := <-done; err != nil {
+		return fn()
+	}); err != nil {
 		t.Fatal(err)
 	}
 }

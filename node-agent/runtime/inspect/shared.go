@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/internal/thread"
 	"godwit.dev/godwit/node-agent/runtime"
 	"godwit.dev/godwit/node-agent/runtime/unixsock"
 )
@@ -93,31 +93,23 @@ func sysvObjects(pid int) (bool, error) {
 		return false, err
 	}
 	defer ns.Close()
-	type answer struct {
-		found bool
-		err   error
-	}
-	said := make(chan answer, 1)
-	go func() {
-		// The thread ends with this function: it is in another namespace.
-		goruntime.LockOSThread()
+	found := false
+	err = thread.Do(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWIPC); err != nil {
-			said <- answer{err: fmt.Errorf("enter the IPC of process %d: %w", pid, err)}
-			return
+			return fmt.Errorf("enter the IPC of process %d: %w", pid, err)
 		}
-		var a answer
+		var errs error
 		for _, kind := range []string{"shm", "sem", "msg"} {
 			b, err := os.ReadFile("/proc/sysvipc/" + kind)
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				a.err = errors.Join(a.err, err)
+				errs = errors.Join(errs, err)
 			}
 			// The first line is a heading.
-			a.found = a.found || bytes.Count(b, []byte("\n")) > 1
+			found = found || bytes.Count(b, []byte("\n")) > 1
 		}
-		said <- a
-	}()
-	a := <-said
-	return a.found, a.err
+		return errs
+	})
+	return found, err
 }
 
 // nameless notes memory that is shared and cannot be found by a name.

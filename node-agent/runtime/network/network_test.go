@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	goruntime "runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"godwit.dev/godwit/internal/thread"
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
@@ -26,23 +26,15 @@ const (
 	peerIP = "192.0.2.1"
 )
 
-// The main thread stays with the main goroutine, which runs no test: a test that
-// moved it to another namespace would move what /proc/PID/ns says of this process.
-func init() { goruntime.LockOSThread() }
-
 // in runs fn on a thread in a network namespace.
 func in(t *testing.T, ns netns.NsHandle, fn func() error) {
 	t.Helper()
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread()
+	if err := thread.Do(func() error {
 		if err := netns.Set(ns); err != nil {
-			done <- err
-			return
+			return err
 		}
-		done <- fn()
-	}()
-	if err := <-done; err != nil {
+		return fn()
+	}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -65,14 +57,10 @@ func pod(t *testing.T) (c runtime.Container, own, peer netns.NsHandle) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { own.Close() })
-	made := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread()
-		var err error
+	if err := thread.Do(func() (err error) {
 		peer, err = netns.New()
-		made <- err
-	}()
-	if err := <-made; err != nil {
+		return err
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { peer.Close() })

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/vishvananda/netns"
 
+	"godwit.dev/godwit/internal/thread"
 	"godwit.dev/godwit/node-agent/runtime/containerd"
 	"godwit.dev/godwit/node-agent/runtime/host"
 )
@@ -174,16 +174,13 @@ func shmDirectory(t *testing.T, id string) string {
 
 func networkNamespace(t *testing.T, id string) string {
 	t.Helper()
-	made := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // the thread is in the new namespace and ends with it
+	if err := thread.Do(func() error {
 		ns, err := netns.NewNamed(id)
-		made <- err
-		if err == nil {
-			ns.Close()
+		if err != nil {
+			return err
 		}
-	}()
-	if err := <-made; err != nil {
+		return ns.Close()
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

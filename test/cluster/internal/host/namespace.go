@@ -9,10 +9,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"godwit.dev/godwit/internal/thread"
 )
 
 // Namespace is a network namespace with a name, as ip-netns(8) keeps them.
@@ -61,32 +62,22 @@ func (n Namespace) Processes(ctx context.Context) ([]string, error) {
 // DialContext connects from inside the namespace. It has the shape of
 // net.Dialer.DialContext.
 func (n Namespace) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
+	f, err := os.Open(n.Path())
+	if err != nil {
+		return nil, err
 	}
-	done := make(chan result, 1)
-	go func() {
-		// The thread changes its namespace: lock it and let it die with this
-		// goroutine, for it must not serve another one. Go creates new threads
-		// from a clean one while this holds.
-		runtime.LockOSThread()
-		f, err := os.Open(n.Path())
-		if err != nil {
-			done <- result{err: err}
-			return
-		}
-		defer f.Close()
+	defer f.Close()
+	var conn net.Conn
+	err = thread.Do(func() error {
 		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("enter %s: %w", n, err)}
-			return
+			return fmt.Errorf("enter %s: %w", n, err)
 		}
 		// No name lookup and no second address family: both would use other
 		// goroutines, hence other threads and another namespace.
 		dialer := net.Dialer{FallbackDelay: -1}
-		conn, err := dialer.DialContext(ctx, network, address)
-		done <- result{conn: conn, err: err}
-	}()
-	r := <-done
-	return r.conn, r.err
+		var err error
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
 }
