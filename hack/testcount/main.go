@@ -3,8 +3,8 @@
 
 // Command testcount adds up the results in files of “go test -json”, and in
 // arrays of objects that say whether they have passed, and prints them as one
-// line. Its exit status is 1 when a test failed, or when there were
-// none at all.
+// line, after what is known of each failure. Its exit status is 1 when a test failed,
+// or when there were none at all.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 func main() {
@@ -23,6 +24,9 @@ func main() {
 			fmt.Fprintln(os.Stderr, "testcount:", err)
 			os.Exit(1)
 		}
+	}
+	for _, f := range c.failures {
+		fmt.Println(f)
 	}
 	fmt.Println(c)
 	if c.failed > 0 || c.passed == 0 {
@@ -35,7 +39,12 @@ func main() {
 // failure.
 type counts struct {
 	passed, failed, skipped int
+	// failures by name, each with what it said.
+	failures []string
 }
+
+// lastLines of what a failed test printed are shown.
+const lastLines = 30
 
 // String is the form of the closing line.
 func (c counts) String() string {
@@ -65,7 +74,11 @@ func (c *counts) addFile(name string) error {
 
 // addArray counts an array of results.
 func (c *counts) addArray(r io.Reader) error {
-	var all []struct{ Passed bool }
+	var all []struct {
+		Passed   bool
+		Run      string
+		Problems []string
+	}
 	if err := json.NewDecoder(r).Decode(&all); err != nil {
 		return err
 	}
@@ -73,19 +86,33 @@ func (c *counts) addArray(r io.Reader) error {
 		if one.Passed {
 			c.passed++
 		} else {
-			c.failed++
+			c.fail(one.Run, one.Problems)
 		}
 	}
 	return nil
 }
 
+func (c *counts) fail(name string, said []string) {
+	c.failed++
+	c.failures = append(c.failures, strings.Join(append([]string{"FAILED: " + name}, said...), "\n    "))
+}
+
 // event is the part of a test2json event that counts.
 type event struct {
-	Action, Package, Test string
+	Action, Package, Test, Output string
+}
+
+// file is what is known of the tests of a file so far.
+type file struct {
+	*counts
+	// blamed are the packages with a failed test.
+	blamed map[string]bool
+	// said is the end of what each test that goes on has printed.
+	said map[string][]string
 }
 
 func (c *counts) add(r io.Reader) error {
-	blamed := make(map[string]bool)
+	f := file{counts: c, blamed: map[string]bool{}, said: map[string][]string{}}
 	lines := bufio.NewReader(r)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -93,7 +120,7 @@ func (c *counts) add(r io.Reader) error {
 			var e event
 			// A line that is not an event is output of the build.
 			if json.Unmarshal(line, &e) == nil {
-				c.count(e, blamed)
+				f.count(e)
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -105,16 +132,24 @@ func (c *counts) add(r io.Reader) error {
 	}
 }
 
-// count adds one event; blamed remembers the packages with a failed test.
-func (c *counts) count(e event, blamed map[string]bool) {
+// count adds one event.
+func (f *file) count(e event) {
+	name := strings.TrimSpace(e.Package + " " + e.Test)
 	switch {
-	case e.Action == "fail" && (e.Test != "" || !blamed[e.Package]):
-		c.failed++
-		blamed[e.Package] = true
+	case e.Action == "output":
+		said := append(f.said[name], strings.TrimRight(e.Output, "\n"))
+		f.said[name] = said[max(0, len(said)-lastLines):]
+		return
+	case e.Action == "fail" && (e.Test != "" || !f.blamed[e.Package]):
+		f.fail(name, f.said[name])
+		f.blamed[e.Package] = true
 	case e.Test == "":
 	case e.Action == "pass":
-		c.passed++
+		f.passed++
 	case e.Action == "skip":
-		c.skipped++
+		f.skipped++
+	default:
+		return
 	}
+	delete(f.said, name)
 }

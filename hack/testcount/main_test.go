@@ -4,6 +4,8 @@
 package main
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -44,9 +46,26 @@ func TestCounts(t *testing.T) {
 	}
 }
 
+func TestFailuresAreNamed(t *testing.T) {
+	var c counts
+	if err := errors.Join(
+		c.add(strings.NewReader(`{"Action":"output","Package":"p","Test":"A","Output":"a.go:1: too much\n"}
+{"Action":"output","Package":"p","Test":"B","Output":"fine\n"}
+{"Action":"pass","Package":"p","Test":"B"}
+{"Action":"fail","Package":"p","Test":"A"}`)),
+		c.addArray(strings.NewReader(`[{"run": "agent.kill", "passed": false, "problems": ["left over: x"]}]`)),
+	); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"FAILED: p A\n    a.go:1: too much", "FAILED: agent.kill\n    left over: x"}
+	if !slices.Equal(c.failures, want) {
+		t.Errorf("got %q, want %q", c.failures, want)
+	}
+}
+
 func TestCountsArrays(t *testing.T) {
 	var c counts
-	if err := c.addArray(strings.NewReader(`[{"fault": "x", "passed": true}, {"passed": false}]`)); err != nil || c != (counts{passed: 1, failed: 1}) {
+	if err := c.addArray(strings.NewReader(`[{"fault": "x", "passed": true}, {"passed": false}]`)); err != nil || c.passed != 1 || c.failed != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
