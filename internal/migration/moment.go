@@ -43,6 +43,13 @@ type MomentInput struct {
 	Armed bool
 	// Refreshed: a round was made since the source was armed.
 	Refreshed bool
+	// TargetReads: the target has rounds to read, or was seen to have read them all only
+	// just now.
+	TargetReads bool
+	// Parked is for how long the target's create has been parked, Park for how long it
+	// can be; 0 when nothing bounds it. One that was parked in vain is made again, and
+	// counts as a restart of the container.
+	Parked, Park time.Duration
 	// Interval at which counting again is not too expensive.
 	Interval time.Duration
 	// Patience is how long an armed source may wait in all; see MomentPatience.
@@ -62,6 +69,8 @@ const (
 	MomentBurst        = "Burst"
 	MomentUnknownRate  = "UnknownRate"
 	MomentNoPause      = "NoPause"
+	MomentNoTime       = "NoTime"
+	MomentTargetReads  = "TargetReads"
 )
 
 // Moment is the choice.
@@ -104,6 +113,10 @@ const (
 	// halves: while nothing presses, a round that would leave more than this part
 	// dirty again is not worth disturbing the pod.
 	halves = 2
+	// parkShare of the time for which the target's create still waits is for a round and
+	// what follows until the commit, as they are predicted: both have been seen to take
+	// twice as long.
+	parkShare = 2
 )
 
 // MomentPatience is how long an armed source may wait for a better moment: no
@@ -123,11 +136,13 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // already; in a burst, wait for its end, if that is worth it; a round, if it is
 // worth it; freeze.
 //
-// An armed source gets one round, and a burst is waited for no longer than
+// An armed source gets one round, unless the target's create cannot wait for it and the
+// freeze may do without, and a burst is waited for no longer than
 // Patience, not when what is within the target downtime would not be afterwards,
 // and only until it has cost as much as its end could gain: a burst is given about
 // as long again as it has taken so far. One that is not armed is not frozen: then
-// only a round that would leave half of the memory clean is asked for.
+// only a round that would leave half of the memory clean is asked for, and none while
+// the target reads: it is armed when that has read everything, this round too.
 func ChooseMoment(m MomentInput) Moment {
 	if c, ok := m.settled(); ok {
 		return c
@@ -139,6 +154,8 @@ func ChooseMoment(m MomentInput) Moment {
 		return c.is(MomentFreeze, MomentLittleToGain, c.after("%s dirty: another round would not make the freeze clearly shorter", bytesString(o.dirty)))
 	case m.Armed:
 		return m.chooseArmed(o, c)
+	case m.TargetReads:
+		return c.is(MomentFreeze, MomentTargetReads, "the target would have to read another round as well")
 	case o.least <= float64(o.dirty)/halves:
 		return c.is(MomentRound, MomentRoundPays, fmt.Sprintf("another round copies %s while the pod runs", bytesString(o.dirty)))
 	}
@@ -164,6 +181,10 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 
 // chooseArmed weighs freezing now, a round now, and waiting for a pause up.
 func (m MomentInput) chooseArmed(o outlook, c Moment) Moment {
+	if m.late(o) {
+		return c.is(MomentFreeze, MomentNoTime, c.after("%s dirty: the target's create, parked since %s, cannot wait for another round, which would take about %s",
+			bytesString(o.dirty), round(m.Parked), round(o.took)))
+	}
 	reason, spent := m.pauseExpected(o), ""
 	if reason != "" {
 		if spent = m.spent(o); spent == "" {

@@ -94,6 +94,16 @@ func TestChooseMoment(t *testing.T) {
 		"not armed, in a burst":         {with(atRest(burst...), func(m *MomentInput) { m.Armed = false }), MomentRound, MomentRoundPays, "another round copies 81Mi"},
 		"not armed, steady":             {with(steady(dirty(0, 5), dirty(400, 9)), func(m *MomentInput) { m.Armed = false }), MomentFreeze, MomentSteadyWriter, ""},
 		"not armed, little dirty":       {with(steady(dirty(0, 5)), func(m *MomentInput) { m.Armed = false }), MomentFreeze, MomentLittleToGain, ""},
+		"time for a round":              {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.Park, m.Parked = 10*time.Second, 2*time.Second }), MomentRound, MomentRoundPays, ""},
+		"no time for a round":           {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.Park, m.Parked = 10*time.Second, 8*time.Second }), MomentFreeze, MomentNoTime, "parked since 8s, cannot wait for another round, which would take about 860ms"},
+		"no time, and above the target": {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) {
+			m.Park, m.TargetDowntime, m.OnStall = time.Second, time.Second, v1alpha1.OnStallAbort
+		}), MomentRound, MomentRoundPays, ""},
+		"no time, and above the budget": {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.Park, m.Budget = time.Second, time.Second }), MomentRound, MomentRoundPays, ""},
+		"no time to wait for a pause":   {with(atRest(burst...), armed, func(m *MomentInput) { m.Park = 2 * time.Second }), MomentFreeze, MomentNoTime, ""},
+		"not armed, nobody waits":       {with(atRest(burst...), func(m *MomentInput) { m.Armed, m.Park = false, 2*time.Second }), MomentRound, MomentRoundPays, ""},
+		"not armed, the target reads":   {with(atRest(burst...), func(m *MomentInput) { m.Armed, m.TargetReads = false, true }), MomentFreeze, MomentTargetReads, ""},
+		"armed, the target has read":    {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.TargetReads = true }), MomentRound, MomentRoundPays, ""},
 		"cannot be counted":             {atRest(), MomentFreeze, MomentUncounted, ""},
 		"nothing was copied":            {with(atRest(burst...), func(m *MomentInput) { m.Rounds, m.MaxRounds = nil, 0 }), MomentFreeze, MomentNoRounds, ""},
 		"no more rounds":                {with(atRest(burst...), func(m *MomentInput) { m.MaxRounds = 1 }), MomentFreeze, MomentOutOfRounds, ""},
@@ -148,7 +158,8 @@ func FuzzChooseMoment(f *testing.F) {
 	f.Add([]byte{255, 1}, int64(-5), int64(-1), int64(1<<62), int64(-1), int64(-1), int64(1<<62), uint8(1), uint8(3))
 	f.Fuzz(func(t *testing.T, growth []byte, copied, took, left, target, interval, patience int64, maxRounds, rounds uint8) {
 		m := MomentInput{PreCopy: PreCopy{MaxRounds: int32(maxRounds % 17), TargetDowntime: time.Duration(target), Costs: costs(300*time.Millisecond, 500)},
-			Armed: true, Interval: time.Duration(interval % int64(time.Minute)), Patience: time.Duration(patience % int64(time.Hour))}
+			Armed: true, Interval: time.Duration(interval % int64(time.Minute)), Patience: time.Duration(patience % int64(time.Hour)),
+			Park: time.Duration(took % int64(time.Hour)), Parked: time.Duration(patience % int64(time.Minute)), TargetReads: rounds%2 == 1}
 		for range rounds % 20 {
 			m.Rounds = append(m.Rounds, RoundSample{Bytes: copied, Duration: time.Duration(took), DirtyBytes: left})
 		}

@@ -6,6 +6,8 @@ package migration
 import (
 	"fmt"
 	"time"
+
+	"godwit.dev/godwit/api/v1alpha1"
 )
 
 // outlook is what can be expected at one sample.
@@ -20,6 +22,9 @@ type outlook struct {
 	// so for how long it is expected to go on: a burst is caught somewhere in its middle.
 	burst  bool
 	lasted time.Duration
+	// took is how long a round that begins now is expected to take, commit the time from
+	// then to the commit.
+	took, commit time.Duration
 	// after is the dirty memory in bytes that a round that begins now is expected to
 	// leave, least what it would if the pod stopped writing.
 	after, least float64
@@ -44,18 +49,25 @@ func (m MomentInput) outlook(i int) outlook {
 	}
 	last := m.Rounds[len(m.Rounds)-1]
 	b := m.bandwidth()
-	took := max(0, last.Duration-transfer(last.Bytes, b)) + transfer(o.dirty, b)
-	o.least = m.least(took)
+	o.took = max(0, last.Duration-transfer(last.Bytes, b)) + transfer(o.dirty, b)
+	o.least = m.least(o.took)
 	extra := max(0, float64(o.dirty)-o.least) // that the calmest round would not have left
-	o.after = max(o.least, min(o.rate*took.Seconds(), extra))
-	o.burst = o.rate > 0 && o.rate*took.Seconds() >= burstFactor*o.least
+	o.after = max(o.least, min(o.rate*o.took.Seconds(), extra))
+	o.burst = o.rate > 0 && o.rate*o.took.Seconds() >= burstFactor*o.least
 	if o.rate > 0 {
 		o.lasted = seconds(extra / o.rate)
 	}
 	o.freeze = m.frozenAfter(0, float64(o.dirty), b)
 	o.round = m.frozenAfter(float64(o.dirty), o.after, b)
 	o.pause = m.frozenAfter(float64(o.dirty), o.least, b)
+	o.commit = o.round - m.Costs.Predict(Load{ResidentBytes: m.ResidentBytes, Containers: m.Containers}).Restore.Duration
 	return o
+}
+
+// late: the target's create cannot wait for a round, and the pod may be frozen without.
+func (m MomentInput) late(o outlook) bool {
+	within := o.freeze <= m.TargetDowntime || m.OnStall == v1alpha1.OnStallStopAndCopy
+	return m.Park > 0 && o.took+o.commit > (m.Park-m.Parked)/parkShare && within && (m.Budget <= 0 || o.freeze <= m.Budget)
 }
 
 // least is what a round that takes so long leaves dirty at best: the least that one

@@ -39,6 +39,11 @@ type dirtyWatch struct {
 	// armedRounds the rounds there were then.
 	armedAt     time.Time
 	armedRounds int32
+	// parkedAt is when the target's create was first seen to be parked, zero before.
+	parkedAt time.Time
+	// readAt is when the target was first seen to have read readRounds, all there were.
+	readAt     time.Time
+	readRounds int32
 }
 
 // interval between two counts, and no shorter than the share of time allows.
@@ -68,6 +73,7 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 			w.armedAt, w.armedRounds = s.Now(), s.rounds()
 		}
 	}
+	w.seeTarget(m.Status.Target, s.rounds(), s.Now())
 	refreshed := o.Ready && s.rounds() > w.armedRounds
 	if s.rounds() > 0 && !refreshed && w.due(s.Now(), interval) == 0 {
 		_, err := s.countDirty(ctx)
@@ -87,6 +93,7 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
 		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
+		TargetReads: s.targetReads(m.Status.Target), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
 	})
 	if o.Ready {
 		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
@@ -100,6 +107,36 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 func (s *sourceSession) patience(m *v1alpha1.Migration) time.Duration {
 	limit, _ := migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)
 	return migration.MomentPatience(limit, s.Timeouts.Park)
+}
+
+// seeTarget notes how far the target has come.
+func (w *dirtyWatch) seeTarget(t *v1alpha1.TargetStatus, rounds int32, now time.Time) {
+	if t == nil {
+		return
+	}
+	if w.parkedAt.IsZero() && t.State == v1alpha1.TargetParked {
+		w.parkedAt = now
+	}
+	if t.VerifiedRounds >= rounds && w.readRounds < rounds {
+		w.readAt, w.readRounds = now, rounds
+	}
+}
+
+// parked is for how long the target's create is known to be parked.
+func (w *dirtyWatch) parked(now time.Time) time.Duration {
+	if w.parkedAt.IsZero() {
+		return 0
+	}
+	return now.Sub(w.parkedAt)
+}
+
+// targetReads: the target has rounds to read, or had until just now. When nothing else
+// is missing its create is parked soon, and the source is armed.
+func (s *sourceSession) targetReads(t *v1alpha1.TargetStatus) bool {
+	if t == nil || t.NodeName == "" {
+		return false
+	}
+	return t.VerifiedRounds < s.rounds() || s.Now().Sub(s.watch.readAt) < s.Timeouts.Park/3
 }
 
 // hurried: the target's create has been parked for a good part of its time, which the
@@ -154,9 +191,10 @@ func (s *sourceSession) keepCount() {
 }
 
 // tellMoment says in an event, and later in the status, what an armed source has
-// waited for and why another round was made.
+// waited for and why another round was made, or could not be.
 func (s *sourceSession) tellMoment(m *v1alpha1.Migration) {
-	if s.watch.armedAt.IsZero() || s.moment.Waited == 0 && s.moment.Verdict != migration.MomentRound {
+	told := s.moment.Waited > 0 || s.moment.Verdict == migration.MomentRound || s.moment.Reason == migration.MomentNoTime
+	if s.watch.armedAt.IsZero() || !told {
 		return
 	}
 	s.chosen = s.moment.Message

@@ -4,6 +4,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -306,7 +307,7 @@ func (c *cluster) startAgent(n *simNode) *component {
 		Recorder: mgr.GetEventRecorder("godwit-agent"), Store: store,
 		Node: agent.Node{Finder: n.fake, Checkpointer: n.fake, Freezer: n.fake, Throttler: n.fake, Isolator: n.fake, Holder: n.fake, Separator: n.fake, Dirty: n.fake,
 			Killer: n.fake, Guard: n.fake, Files: n.fake, Inspector: n.fake, Prober: n.fake},
-		Timeouts: agent.Timeouts{Park: patiently(10 * time.Second), Restore: patiently(5 * time.Second)}, Now: n.now,
+		Timeouts: agent.Timeouts{Park: patiently(cmp.Or(n.park, 10*time.Second)), Restore: patiently(5 * time.Second)}, Now: n.now,
 	})
 	must(c.t, a.SetupWithManager(mgr))
 	must(c.t, mgr.Add(&agent.NodeReporter{NodeName: n.name, Client: mgr.GetClient(), Prober: n.fake}))

@@ -48,6 +48,8 @@ type simNode struct {
 	hookOf       func(container string, p point) (lives bool)
 	// sized, if set, is called with each container that was started from its image.
 	sized func(*fake.Container)
+	// park is for how long its agent lets a create be parked, 0 for ten seconds.
+	park time.Duration
 	// now is the clock of the agents to come; nil for the real one.
 	now func() time.Time
 	// address of the node's pods; 10.0.0.1 if it is "".

@@ -57,6 +57,12 @@ func startWriter(t *testing.T, leaves int64, writes ...int64) *writer {
 // startWriterLeaving starts one that leaves another amount after each round, and the
 // last one after all that follow.
 func startWriterLeaving(t *testing.T, leaves []int64, writes ...int64) *writer {
+	return startWriterWith(t, 0, leaves, writes...)
+}
+
+// startWriterWith starts one on a node that believes the target's create to be parked for
+// so long, by the node's clock.
+func startWriterWith(t *testing.T, park time.Duration, leaves []int64, writes ...int64) *writer {
 	w := &writer{cluster: newCluster(t), now: time.Now(), writes: writes, lastStep: 1000, counted: make(chan struct{})}
 	n := w.node("n1")
 	n.mu.Lock()
@@ -71,7 +77,7 @@ func startWriterLeaving(t *testing.T, leaves []int64, writes ...int64) *writer {
 		c.SetMemory(1024*mib, each...)
 	}
 	n.mu.Unlock()
-	n.now = func() time.Time { return w.pass(0) }
+	n.now, n.park = func() time.Time { return w.pass(0) }, park
 	w.restartAgent("n1")
 	// A dump reads the clock when it begins and when it ends.
 	n.fake.SetClock(func() time.Time { return w.pass(dumpTakes) })
@@ -206,26 +212,34 @@ func TestAnArmedPodIsFrozenWithinItsTarget(t *testing.T) {
 	for name, tc := range map[string]struct {
 		left    int64 // after the round that is made when it is armed
 		onStall v1alpha1.OnStallPolicy
+		park    time.Duration
 		want    v1alpha1.MigrationPhase
+		rounds  int32
+		final   int64 // MiB at most
 	}{
-		"a round helps":             {8, v1alpha1.OnStallAbort, v1alpha1.PhaseSucceeded},
-		"no round does":             {900, v1alpha1.OnStallAbort, v1alpha1.PhaseFailed},
-		"no round does, it is told": {900, v1alpha1.OnStallStopAndCopy, v1alpha1.PhaseSucceeded},
+		"a round helps":             {8, v1alpha1.OnStallAbort, 0, v1alpha1.PhaseSucceeded, 2, 16},
+		"no round does":             {900, v1alpha1.OnStallAbort, 0, v1alpha1.PhaseFailed, 2, 0},
+		"no round does, it is told": {900, v1alpha1.OnStallStopAndCopy, time.Minute, v1alpha1.PhaseSucceeded, 2, 908},
+		// The round takes four seconds, and the dump after it as long again.
+		"its target cannot wait for a round, it is told": {8, v1alpha1.OnStallStopAndCopy, 10 * time.Second, v1alpha1.PhaseSucceeded, 1, 916},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := startWriterLeaving(t, []int64{8, tc.left}, 900)
+			w := startWriterWith(t, tc.park, []int64{8, tc.left}, 900)
 			m := w.migrate(func(m *v1alpha1.Migration) {
 				m.Spec.PreCopy.OnStall = tc.onStall
 				// Of a GiB on a node that has learned nothing, 1.5 s are fixed.
 				m.Spec.PreCopy.TargetDowntime = &metav1.Duration{Duration: 3 * time.Second}
 			})
 			w.awaitPhase(m, tc.want)
-			if *m.Status.Source.Round != 2 {
+			if *m.Status.Source.Round != tc.rounds {
 				t.Errorf("%d rounds%s", *m.Status.Source.Round, describe(m))
+			}
+			if tc.rounds == 1 && !strings.Contains(m.Status.Source.Convergence.Message, "cannot wait for another round") {
+				t.Errorf("the status does not say why: %s", m.Status.Source.Convergence.Message)
 			}
 			if tc.want == v1alpha1.PhaseSucceeded {
 				w.runsOn("n2")
-				if final := m.Status.Source.Containers[0].FinalDump.MemoryBytes / mib; final > tc.left+8 {
+				if final := m.Status.Source.Containers[0].FinalDump.MemoryBytes / mib; final > tc.final {
 					t.Errorf("%d MiB were written while it was frozen", final)
 				}
 				return
