@@ -91,7 +91,7 @@ var methods = []methodInfo{
 		name: containerFloor, says: "`runc checkpoint --pre-dump`, `checkpoint` and `restore` by hand of a container of runc's own, with the same program, and counted as for `floor`: " +
 			"what CRIU itself takes when the process is in a container with namespaces, mounts and a cgroup of its own",
 		cannot:   "move a pod: the container has fewer mounts than one, and the node's network. It is there to tell what of the overhead is the container's",
-		criuOnly: true, reach: inTheMiddle, byHand: true, fixed: 12, perMiB: 0.06, color: "#afb8c1",
+		criuOnly: true, reach: alongSizes, byHand: true, fixed: 12, perMiB: 0.06, color: "#afb8c1",
 	},
 	{
 		name: runcScript, says: "a script with `runc checkpoint --pre-dump` three times, `runc checkpoint` and `runc restore` on the other node, with a bundle of `runc spec` and the images on the same volume",

@@ -73,13 +73,13 @@ func TestTheCross(t *testing.T) {
 		podmanMethod: "256MiB-1%-uniform",
 		costMethod:   "256MiB-1%-uniform",
 
-		containerFloor: "256MiB-1%-uniform",
+		containerFloor: "64MiB-1%-uniform 256MiB-1%-uniform 1024MiB-1%-uniform",
 	} {
 		if got := cellsWith(steps, method); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", method, got, want)
 		}
 	}
-	if m := minutes(steps); m < 60 || m > 110 {
+	if m := minutes(steps); m < 60 || m > 115 {
 		t.Errorf("the presets take %.0f minutes", m)
 	}
 }
