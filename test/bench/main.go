@@ -25,9 +25,9 @@
 // The full grid of the presets takes many hours on emulated nodes, the cross more than
 // an hour and a half; "bench plan" says how long anything else does. The cross has the
 // cells that differ from its middle (256 MiB, 1 %, uniform) in one thing, and leaves out
-// what does not depend on it: stop-and-copy, rescheduling and the floor of containers are
-// measured in one cell of each size, and what else is driven by hand, and the cost, in
-// the middle.
+// what does not depend on it: stop-and-copy is measured in one cell of each size,
+// rescheduling and the floor of containers up to the middle one, and what else is driven
+// by hand, and the cost, in the middle.
 package main
 
 import (

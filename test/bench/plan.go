@@ -58,8 +58,8 @@ func (s step) name() string { return s.cell.name() + "/" + s.method }
 type place struct {
 	cell
 	// middle: the arms of the cross meet here. onSizes: on the arm along which the
-	// size changes. onCross: on any arm.
-	middle, onSizes, onCross bool
+	// size changes. onCross: on any arm. small: no larger than the middle.
+	middle, onSizes, onCross, small bool
 }
 
 // grid makes the cells of the full grid. Without writes there is one cell whatever
@@ -80,7 +80,7 @@ func grid(p params) []place {
 						off++
 					}
 				}
-				l := place{cell: cell{s, r, pattern}, middle: off == 0, onCross: off <= 1, onSizes: r == rate && (i == 0 || r == 0)}
+				l := place{cell: cell{s, r, pattern}, middle: off == 0, onCross: off <= 1, onSizes: r == rate && (i == 0 || r == 0), small: s <= size}
 				if !slices.ContainsFunc(all, func(o place) bool { return o.cell == l.cell }) {
 					all = append(all, l)
 				}
@@ -97,6 +97,8 @@ func (l place) measured(m methodInfo) bool {
 		return l.onCross
 	case alongSizes:
 		return l.onSizes
+	case upToTheMiddle:
+		return l.onSizes && l.small
 	default:
 		return l.middle
 	}

@@ -68,18 +68,18 @@ func TestTheCross(t *testing.T) {
 		precopy:      "64MiB-1%-uniform 256MiB-0% 256MiB-1%-uniform 256MiB-1%-hot 256MiB-10%-uniform 1024MiB-1%-uniform",
 		floor:        "64MiB-1%-uniform 256MiB-0% 256MiB-1%-uniform 256MiB-1%-hot 256MiB-10%-uniform 1024MiB-1%-uniform",
 		stopAndCopy:  "64MiB-1%-uniform 256MiB-1%-uniform 1024MiB-1%-uniform",
-		reschedule:   "64MiB-1%-uniform 256MiB-1%-uniform 1024MiB-1%-uniform",
+		reschedule:   "64MiB-1%-uniform 256MiB-1%-uniform",
 		runcScript:   "256MiB-1%-uniform",
 		podmanMethod: "256MiB-1%-uniform",
 		costMethod:   "256MiB-1%-uniform",
 
-		containerFloor: "64MiB-1%-uniform 256MiB-1%-uniform 1024MiB-1%-uniform",
+		containerFloor: "64MiB-1%-uniform 256MiB-1%-uniform",
 	} {
 		if got := cellsWith(steps, method); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", method, got, want)
 		}
 	}
-	if m := minutes(steps); m < 60 || m > 115 {
+	if m := minutes(steps); m < 60 || m > 110 {
 		t.Errorf("the presets take %.0f minutes", m)
 	}
 }
