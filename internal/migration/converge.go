@@ -184,6 +184,13 @@ func (p PreCopy) bandwidth() int64 {
 	return p.Costs.Bandwidth
 }
 
+// ToCommit predicts how long it takes from a freeze now to the commit. The restore comes
+// after that.
+func (p PreCopy) ToCommit() time.Duration {
+	d := p.Costs.Predict(Load{FinalBytes: p.DirtyBytes + p.FinalOnlyBytes, Bandwidth: p.bandwidth()})
+	return d.FreezeAndDump.Duration + d.Handover.Duration
+}
+
 func (p PreCopy) predict(final, bandwidth int64) time.Duration {
 	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}).Total.Duration
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"godwit.dev/godwit/api/v1alpha1"
+	"godwit.dev/godwit/internal/migration"
 )
 
 // While the target reads rounds, and for a while after it has read them all, another one
@@ -53,6 +54,45 @@ func TestTheTargetReads(t *testing.T) {
 		}
 		if got := s.watch.parked(s.Now()); got != tc.parked {
 			t.Errorf("%s: parked for %s, want %s", tc.name, got, tc.parked)
+		}
+	}
+}
+
+// For a third of its time the target's create waits for rounds, and for another one after
+// the first only when that fits into half of what is left.
+func TestWhatTheCreateWaitsFor(t *testing.T) {
+	begun := time.Now()
+	dirty := func(mib int64) migration.PreCopy {
+		// 100 MiB/s: with what a node is taken for that has learned nothing, 250 ms and 13 ms
+		// for each MiB until the commit.
+		return migration.PreCopy{DirtyBytes: mib << 20, Rounds: []migration.RoundSample{{Bytes: 400 << 20, Duration: 4 * time.Second}}}
+	}
+	for _, tc := range []struct {
+		name      string
+		armed     bool
+		spent     time.Duration
+		rounds    int32 // since it was armed
+		took      time.Duration
+		dirtyMiB  int64
+		isHurried bool
+	}{
+		{name: "not armed", took: time.Hour},
+		{name: "just armed", armed: true, took: time.Hour, dirtyMiB: 10000},
+		{name: "armed for long", armed: true, spent: 21 * time.Second, isHurried: true},
+		{name: "a short round", armed: true, spent: 10 * time.Second, rounds: 1, took: 5 * time.Second, dirtyMiB: 100},
+		{name: "a long round", armed: true, spent: 10 * time.Second, rounds: 1, took: 24 * time.Second, dirtyMiB: 100, isHurried: true},
+		{name: "a long dump", armed: true, spent: 10 * time.Second, rounds: 1, took: 5 * time.Second, dirtyMiB: 1600, isHurried: true},
+	} {
+		s := &sourceSession{sessionBase: sessionBase{Agent: &Agent{Config: Config{
+			Now: func() time.Time { return begun.Add(tc.spent) }, Timeouts: Timeouts{Park: time.Minute},
+		}}}}
+		s.report.Round = ptr.To(2 + tc.rounds)
+		s.watch.armedRounds, s.watch.roundTook = 2, tc.took
+		if tc.armed {
+			s.watch.armedAt = begun
+		}
+		if got := s.hurried(dirty(tc.dirtyMiB)); got != tc.isHurried {
+			t.Errorf("%s: hurried = %t", tc.name, got)
 		}
 	}
 }

@@ -185,7 +185,7 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		Ready:         s.standby != nil && s.standby.isReady(),
 		PeersTold:     s.told,
 	}
-	if s.hurried() {
+	if s.hurried(s.preCopyInput(m)) {
 		o.MaxRounds = min(o.MaxRounds, s.rounds()-1)
 	}
 	o.SwitchoverTimeout, _ = migration.SwitchoverLimit(m.Spec.SwitchoverTimeout.Duration, s.report.ProbeBudget)

@@ -39,6 +39,9 @@ type dirtyWatch struct {
 	// armedRounds the rounds there were then.
 	armedAt     time.Time
 	armedRounds int32
+	// roundTook is how long the last round took, with what followed until the next thing
+	// could begin.
+	roundTook time.Duration
 	// parkedAt is when the target's create was first seen to be parked, zero before.
 	parkedAt time.Time
 	// readAt is when the target was first seen to have read readRounds, all there were.
@@ -140,11 +143,16 @@ func (s *sourceSession) targetReads(t *v1alpha1.TargetStatus) bool {
 }
 
 // hurried: the target's create has been parked for a good part of its time, which the
-// final dump and its verification need as well. No other round begins; spec.preCopy.onStall
-// says what becomes of a pod that has not converged.
-func (s *sourceSession) hurried() bool {
-	armed := s.watch.armedAt
-	return !armed.IsZero() && s.rounds() > 0 && s.Now().Sub(armed) > s.Timeouts.Park/3
+// final dump and its verification need as well; or, once a round was made since, another
+// one like it and what follows until the commit take more than half of what is left. No
+// other round begins; spec.preCopy.onStall says what becomes of a pod that has not converged.
+func (s *sourceSession) hurried(p migration.PreCopy) bool {
+	w := &s.watch
+	if w.armedAt.IsZero() || s.rounds() == 0 {
+		return false
+	}
+	spent := s.Now().Sub(w.armedAt)
+	return spent > s.Timeouts.Park/3 || s.rounds() > w.armedRounds && w.roundTook+p.ToCommit() > (s.Timeouts.Park-spent)/2
 }
 
 // roundEnd is when the last round ended, by the node's clock.

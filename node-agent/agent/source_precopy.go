@@ -90,6 +90,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
+	s.watch.roundTook = s.Now().Sub(begun)
 	failpoint.At("source-round-done")
 	if s.standby == nil {
 		return s.publish(ctx)
@@ -258,9 +259,6 @@ func (s *sourceSession) obeyConvergence(ctx context.Context) error {
 
 func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	maxRounds := *m.Spec.PreCopy.MaxRounds
-	if s.hurried() {
-		maxRounds = min(maxRounds, s.rounds())
-	}
 	if s.report.DirtyTracking != nil && !*s.report.DirtyTracking {
 		maxRounds = 0
 	}
@@ -268,12 +266,16 @@ func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	if c := s.report.Convergence; c != nil && c.CPUPercent != nil {
 		cpu = *c.CPUPercent
 	}
-	return migration.PreCopy{
+	p := migration.PreCopy{
 		CPUPercent: cpu, Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
 		ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), Costs: s.costs.estimate(),
 		Budget:    s.switchoverBudget(),
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
 	}
+	if s.hurried(p) {
+		p.MaxRounds = min(p.MaxRounds, s.rounds())
+	}
+	return p
 }
 
 // roundSamples sums the rounds over the containers; they run side by side, so a

@@ -227,9 +227,10 @@ func methodsTable() string {
 		t.row("`"+m.name+"`", m.says, m.cannot)
 	}
 	return "## The methods\n\n" + t.String() + `In the presets' grid ` + "`precopy` and `floor`" + ` are measured in the cells that differ from
-the middle (256 MiB, 1 %/s, uniform) in one thing; stop-and-copy and rescheduling, whose
-downtime does not depend on how fast memory is written, in one cell of each size; and
-what is driven by hand, and the cost, in the middle only. All of it in all cells, ` + "`GRID=full`" + `, takes hours.
+the middle (256 MiB, 1 %/s, uniform) in one thing; stop-and-copy, whose downtime does not
+depend on how fast memory is written, in one cell of each size; rescheduling, of which the
+same is true, and the floor of containers, in those up to the middle; and what else is
+driven by hand, and the cost, in the middle only. All of it in all cells, ` + "`GRID=full`" + `, takes hours.
 
 `
 }
