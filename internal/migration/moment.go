@@ -119,6 +119,10 @@ const (
 	parkShare = 2
 )
 
+// FitsPark says whether what is predicted to take so long until the commit may begin
+// while the target's create stays parked for so long yet.
+func FitsPark(predicted, left time.Duration) bool { return predicted <= left/parkShare }
+
 // MomentPatience is how long an armed source may wait for a better moment: no
 // considerable part of any of the limits, which are positive.
 func MomentPatience(limits ...time.Duration) time.Duration {

@@ -67,7 +67,7 @@ func (m MomentInput) outlook(i int) outlook {
 // late: the target's create cannot wait for a round, and the pod may be frozen without.
 func (m MomentInput) late(o outlook) bool {
 	within := o.freeze <= m.TargetDowntime || m.OnStall == v1alpha1.OnStallStopAndCopy
-	return m.Park > 0 && o.took+o.commit > (m.Park-m.Parked)/parkShare && within && (m.Budget <= 0 || o.freeze <= m.Budget)
+	return m.Park > 0 && !FitsPark(o.took+o.commit, m.Park-m.Parked) && within && (m.Budget <= 0 || o.freeze <= m.Budget)
 }
 
 // least is what a round that takes so long leaves dirty at best: the least that one

@@ -61,7 +61,7 @@ func newParkingRig(t *testing.T, objects ...client.Object) *parkingRig {
 // awaitSocket returns when the agent's socket is there. serve says only how it ends.
 func awaitSocket(t *testing.T, dir string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // it can only be looked for
 		if _, err := os.Stat(filepath.Join(dir, wire.SocketName)); err == nil {
 			return
 		}

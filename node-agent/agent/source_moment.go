@@ -152,7 +152,7 @@ func (s *sourceSession) hurried(p migration.PreCopy) bool {
 		return false
 	}
 	spent := s.Now().Sub(w.armedAt)
-	return spent > s.Timeouts.Park/3 || s.rounds() > w.armedRounds && w.roundTook+p.ToCommit() > (s.Timeouts.Park-spent)/2
+	return spent > s.Timeouts.Park/3 || s.rounds() > w.armedRounds && !migration.FitsPark(w.roundTook+p.ToCommit(), s.Timeouts.Park-spent)
 }
 
 // roundEnd is when the last round ended, by the node's clock.

@@ -117,8 +117,7 @@ func TestNothingIsAcknowledged(t *testing.T) {
 	if _, err := conn.Write([]byte("lost?")); err != nil {
 		t.Fatal(err)
 	}
-	// Well beyond a round trip, so an acknowledgement would have come.
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(300 * time.Millisecond) // nothing tells that no acknowledgement comes: well beyond a round trip
 	if n := unacknowledged(t, conn); n == 0 {
 		t.Error("the pod acknowledged data while it was isolated")
 	}

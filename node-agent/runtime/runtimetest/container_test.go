@@ -123,7 +123,7 @@ func (c *container) read() (status, error) {
 // awaitBirth waits for the program, which tells of itself in a file only.
 func (c *container) awaitBirth(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // the file can only be looked at
 		s, err := c.read()
 		if err == nil && s.Count > 0 {
 			c.birth = s.Birth
@@ -160,7 +160,7 @@ func (c *container) Dirty(t *testing.T, bytes int64) {
 		t.Fatal(err)
 	}
 	// Its answer is a number in that file.
-	for deadline := time.Now().Add(time.Minute); c.status(t).Commands == before; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); c.status(t).Commands == before; time.Sleep(time.Millisecond) { // the file can only be looked at
 		if time.Now().After(deadline) {
 			t.Fatal("the program does not follow a command")
 		}

@@ -154,7 +154,7 @@ func testSignal(t *testing.T, n Node) {
 	noError(t, "Signal", n.Killer.Signal(step(t), c, sigkill))
 	var err error
 	// That it is gone, only trying tells: the suite is nobody's parent here.
-	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(time.Millisecond) { // it can only be tried
 		if err = n.Killer.Signal(step(t), c, sigcont); err != nil || time.Now().After(deadline) {
 			break
 		}
