@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/internal/migration"
@@ -179,7 +180,7 @@ func (r *run) breakIt(ctx context.Context) (over time.Time, err error) {
 func (r *run) at(ctx context.Context, fault, point string, process program, where side) error {
 	h, err := r.awaitHeld(ctx, point)
 	if err != nil {
-		return err
+		return errors.Join(err, r.whereItIs(ctx))
 	}
 	r.held = h
 	r.say("  %s: held at %s on %s", r.name(), point, h.node.Name)
@@ -190,6 +191,15 @@ func (r *run) at(ctx context.Context, fault, point string, process program, wher
 		sleep(ctx, r.hold)
 	}
 	return errors.Join(err, r.release(ctx, point))
+}
+
+// whereItIs is what the migration says of itself, as part of an error.
+func (r *run) whereItIs(ctx context.Context) error {
+	m := r.migration.DeepCopy()
+	if err := r.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
+		return err
+	}
+	return errors.New(harness.Summary(m))
 }
 
 // whenSeen runs a line of shell on a node the moment a program is seen there.
