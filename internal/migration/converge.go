@@ -42,6 +42,10 @@ type PreCopy struct {
 	MaxRounds      int32
 	TargetDowntime time.Duration
 	OnStall        v1alpha1.OnStallPolicy
+	// TargetBandwidth is what the target reads of a round, in bytes per second, while the
+	// pod runs; 0 when nobody knows. A pod that writes faster does not converge, however
+	// fast its rounds are: each begins when the target has read the one before.
+	TargetBandwidth int64
 	// CPUPercent is what the pod has left of its CPU time; 0 and 100 mean all.
 	CPUPercent int32
 	// Budget is how long the pod's probes let it be frozen; 0 for no limit. A
@@ -136,6 +140,9 @@ func Converge(p PreCopy) Convergence {
 	stalled := func(reason, format string, args ...any) Convergence {
 		c.Reason, c.Message = reason, fmt.Sprintf(format, args...)
 		c.Message += fmt.Sprintf("; %s/s were dirtied and %s/s copied in the last round", bytesString(c.DirtyRate), bytesString(c.Bandwidth))
+		if p.TargetBandwidth > 0 {
+			c.Message += fmt.Sprintf(", of which the target read %s/s", bytesString(p.TargetBandwidth))
+		}
 		c.Verdict, c.CPUPercent = v1alpha1.VerdictStalled, 100
 		next, slower := throttle(p.CPUPercent)
 		switch {

@@ -4,6 +4,7 @@
 package migration
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +76,19 @@ func TestConverge(t *testing.T) {
 				t.Errorf("Converge = %+v, want %s %s", c, tc.verdict, tc.reason)
 			}
 		})
+	}
+}
+
+// A pod that does not converge is told what kept up with it, and what did not.
+func TestStallNamesWhatWasMeasured(t *testing.T) {
+	p := preCopy(100*time.Millisecond, sample(400, 100), sample(100, 95))
+	const measured = "; 95Mi/s were dirtied and 362Mi/s copied in the last round"
+	if c := Converge(p); !strings.HasSuffix(c.Message, measured) {
+		t.Errorf("message: %s", c.Message)
+	}
+	p.TargetBandwidth = 12 * mib
+	if c := Converge(p); !strings.HasSuffix(c.Message, measured+", of which the target read 12Mi/s") {
+		t.Errorf("message: %s", c.Message)
 	}
 }
 

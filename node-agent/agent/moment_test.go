@@ -58,6 +58,41 @@ func TestTheTargetReads(t *testing.T) {
 	}
 }
 
+// What the target reads in a second is known of a round that it had nothing to do before.
+func TestWhatTheTargetReadsInASecond(t *testing.T) {
+	begun := time.Now()
+	for _, tc := range []struct {
+		name string
+		// published and verified are when, in seconds, each round was.
+		published, verified []time.Duration
+		want                int64
+	}{
+		{name: "its pod had to be made first", published: []time.Duration{0}, verified: []time.Duration{30}},
+		{name: "one alone", published: []time.Duration{0, 40}, verified: []time.Duration{30, 44}, want: 25},
+		{name: "while it read another", published: []time.Duration{0, 20}, verified: []time.Duration{30, 44}},
+		{name: "two at once", published: []time.Duration{0, 20}, verified: []time.Duration{44, 44}},
+	} {
+		var w dirtyWatch
+		at := func(s time.Duration) time.Time { return begun.Add(s * time.Second) }
+		for now := time.Duration(0); now < 60; now++ {
+			var rounds, verified int32
+			for i := range tc.published {
+				if tc.published[i] <= now {
+					rounds++
+					w.published, w.lastBytes = at(tc.published[i]), 100
+				}
+				if tc.verified[i] <= now {
+					verified++
+				}
+			}
+			w.seeTarget(&v1alpha1.TargetStatus{TargetReport: v1alpha1.TargetReport{VerifiedRounds: verified}}, rounds, at(now))
+		}
+		if w.readRate != tc.want {
+			t.Errorf("%s: %d bytes per second, want %d", tc.name, w.readRate, tc.want)
+		}
+	}
+}
+
 // For a third of its time the target's create waits for rounds, and for another one after
 // the first only when that fits into half of what is left.
 func TestWhatTheCreateWaitsFor(t *testing.T) {

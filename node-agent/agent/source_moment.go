@@ -47,6 +47,11 @@ type dirtyWatch struct {
 	// readAt is when the target was first seen to have read readRounds, all there were.
 	readAt     time.Time
 	readRounds int32
+	// published is when the last round, of lastBytes, was there to be read, and readRate
+	// what the target read of a round in bytes per second; 0 when that is not known.
+	published time.Time
+	lastBytes int64
+	readRate  int64
 }
 
 // interval between two counts, and no shorter than the share of time allows.
@@ -121,6 +126,10 @@ func (w *dirtyWatch) seeTarget(t *v1alpha1.TargetStatus, rounds int32, now time.
 		w.parkedAt = now
 	}
 	if t.VerifiedRounds >= rounds && w.readRounds < rounds {
+		// Of a round alone, which nothing but reading kept the target from.
+		if took := now.Sub(w.published).Seconds(); w.readRounds == rounds-1 && w.readRounds > 0 && !w.published.Before(w.readAt) && took > 0 {
+			w.readRate = int64(float64(w.lastBytes) / took)
+		}
 		w.readAt, w.readRounds = now, rounds
 	}
 }

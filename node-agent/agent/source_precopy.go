@@ -84,13 +84,15 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	s.setPredicted(k)
 	s.observeRound(m, k, stats, took)
 
-	// The finished round never changes: hash it now, outside the freeze.
+	// The finished round never changes: what was not hashed while it was written is now,
+	// outside the freeze.
 	if _, err := onVolume(ctx, &s.sessionBase, timeout, "read the round", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, s.hashRound(ctx, containers, dumped.files, int(k))
 	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}
-	s.watch.roundTook = s.Now().Sub(begun)
+	s.watch.published, s.watch.lastBytes = s.Now(), lastBytes(s.report.Containers)
+	s.watch.roundTook = s.watch.published.Sub(begun)
 	failpoint.At("source-round-done")
 	if s.standby == nil {
 		return s.publish(ctx)
@@ -152,6 +154,12 @@ func (s *sourceSession) dumpRound(ctx context.Context, m *v1alpha1.Migration, co
 			if !full {
 				o.Parent = images.Parent(k)
 			}
+			over, err := set.FollowRound(c.Name, k)
+			if err != nil {
+				errs[i] = err
+				return err
+			}
+			defer over()
 			d.stats[i], errs[i] = s.Node.Checkpointer.PreDump(ctx, c, o)
 			return errs[i]
 		})
@@ -269,7 +277,7 @@ func (s *sourceSession) preCopyInput(m *v1alpha1.Migration) migration.PreCopy {
 	p := migration.PreCopy{
 		CPUPercent: cpu, Rounds: roundSamples(s.report.Containers), DirtyBytes: s.dirty, FinalOnlyBytes: s.sharedBytes,
 		ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), Costs: s.costs.estimate(),
-		Budget:    s.switchoverBudget(),
+		Budget: s.switchoverBudget(), TargetBandwidth: s.watch.readRate,
 		MaxRounds: maxRounds, TargetDowntime: m.Spec.PreCopy.TargetDowntime.Duration, OnStall: m.Spec.PreCopy.OnStall,
 	}
 	if s.hurried(p) {
@@ -294,6 +302,15 @@ func roundSamples(containers []v1alpha1.SourceContainerStatus) []migration.Round
 		}
 	}
 	return samples
+}
+
+// lastBytes is the memory of the last round.
+func lastBytes(containers []v1alpha1.SourceContainerStatus) int64 {
+	samples := roundSamples(containers)
+	if len(samples) == 0 {
+		return 0
+	}
+	return samples[len(samples)-1].Bytes
 }
 
 func (s *sourceSession) setPredicted(k int32) {

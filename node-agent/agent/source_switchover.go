@@ -302,6 +302,12 @@ func (s *sourceSession) freezeAndDump(ctx context.Context, f *freeze) (digest st
 	limited, cancel := f.limited()
 	defer cancel()
 	g, packing := errgroup.WithContext(limited)
+	for _, d := range b.dumps {
+		over, err := set.FollowFinal(d.container.Name)
+		if err == nil { // else it is read afterwards
+			defer over()
+		}
+	}
 	g.Go(b.wait)
 	files := s.lastFiles
 	files.since = s.copied // of a round that was made since, too

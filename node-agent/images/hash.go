@@ -44,6 +44,8 @@ type reading struct {
 	sync bool
 	// into takes what is read in, nil for nothing.
 	into *intake
+	// known is what needs no reading, by the name of the file.
+	known map[string]*followed
 }
 
 // files calls f for each of the names, with those first that tell what belongs where.
@@ -134,7 +136,7 @@ func hashFile(ctx context.Context, d *dir, name string, size int64, o reading) (
 		}
 	}
 	to := o.into.file(name, id.Size)
-	sum, err := sumFile(ctx, f, id.Size, to)
+	sum, err := sumFile(ctx, f, id.Size, o.known[name].known(id), to)
 	to.close()
 	if errors.Is(err, errResized) {
 		return File{}, identity{}, tampered(d.join(name), noderuntime.RefusedSize, "its size changed while it was read")
@@ -160,16 +162,18 @@ var (
 // they need does not depend on how large somebody says that a file is.
 const batchSize = 32 * pieceSize
 
-// sumFile is File.Hash of a file with that many bytes. It reads so many, and one more if
-// there is one: a file that somebody keeps appending to must not be read for ever.
-func sumFile(ctx context.Context, f *os.File, size int64, to *taken) (string, error) {
+// sumFile is File.Hash of a file with that many bytes, of which the first pieces may be
+// known. It reads so many, and one more if there is one: a file that somebody keeps
+// appending to must not be read for ever.
+func sumFile(ctx context.Context, f *os.File, size int64, known []byte, to *taken) (string, error) {
 	all := blake3.New()
-	for at := int64(0); at < size; at += batchSize {
+	_, _ = all.Write(known) // never fails
+	for at := int64(len(known)/sumSize) * pieceSize; at < size; at += batchSize {
 		sums, err := sumPieces(ctx, f, at, min(at+batchSize, size), to)
 		if err != nil {
 			return "", err
 		}
-		_, _ = all.Write(sums) // never fails
+		_, _ = all.Write(sums)
 	}
 	if err := ctx.Err(); err != nil {
 		return "", err

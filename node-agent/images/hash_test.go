@@ -32,7 +32,7 @@ func TestHashOfAFile(t *testing.T) {
 		want := blake3.Sum256(sums)
 		f, err := os.Open(name)
 		must(t, err)
-		got, err := sumFile(context.Background(), f, int64(size), nil)
+		got, err := sumFile(context.Background(), f, int64(size), nil, nil)
 		f.Close()
 		if err != nil || got != hex.EncodeToString(want[:]) {
 			t.Errorf("%d bytes: %s, %v, want %x", size, got, err, want)
@@ -49,7 +49,7 @@ func TestHashOfAHugeSparseFileEndsWithItsContext(t *testing.T) {
 	defer f.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := sumFile(ctx, f, 1<<42, nil); err == nil {
+	if _, err := sumFile(ctx, f, 1<<42, nil, nil); err == nil {
 		t.Error("no error")
 	}
 }
@@ -64,7 +64,7 @@ func BenchmarkHash(b *testing.B) {
 	}
 	for kind, sum := range map[string]func(*os.File) error{
 		"BLAKE3": func(f *os.File) error {
-			_, err := sumFile(context.Background(), f, size, nil)
+			_, err := sumFile(context.Background(), f, size, nil, nil)
 			return err
 		},
 		"SHA-256": func(f *os.File) error {

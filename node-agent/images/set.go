@@ -25,6 +25,8 @@ type Set struct {
 	rounds map[roundKey]*roundWork
 	// merges of the containers; see [merge].
 	merges map[string]*merge
+	// follows are the dumps that are hashed while they are written, by their path.
+	follows map[string]*following
 }
 
 // UID is the migration's UID.
@@ -131,6 +133,7 @@ func (s *Set) RemoveRound(ctx context.Context, container string, k int) error {
 	key := roundKey{container, k, false}
 	s.mu.Lock()
 	delete(s.rounds, key)
+	s.forgetFollowed(container, key.name())
 	err := s.dropState(key)
 	s.mu.Unlock()
 	if err != nil {
@@ -155,6 +158,10 @@ func (s *Set) Remove(ctx context.Context) error {
 	defer s.mu.Unlock()
 	clear(s.rounds)
 	clear(s.merges)
+	for _, f := range s.follows {
+		f.end()
+	}
+	clear(s.follows)
 	return s.store.forget(s.uid)
 }
 

@@ -250,7 +250,7 @@ func TestEndlessFileIsNotReadForEver(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	for _, size := range []int64{10, 1001} {
-		if _, err := sumFile(context.Background(), f, size, nil); !errors.Is(err, errResized) {
+		if _, err := sumFile(context.Background(), f, size, nil, nil); !errors.Is(err, errResized) {
 			t.Errorf("%d bytes of 1000: %v", size, err)
 		}
 	}

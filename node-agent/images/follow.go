@@ -1,0 +1,182 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sys/unix"
+)
+
+// followInterval is how often a dump that is being written is looked at. It writes
+// thousands of times a second: being told of each would cost more.
+const followInterval = 50 * time.Millisecond
+
+// following hashes the memory of one dump while CRIU writes it. CRIU only ever appends to
+// these files, so a piece that is there is what it will be. If it was not, the manifest
+// would not be true, and the target would refuse the set.
+type following struct {
+	over chan struct{}
+	once sync.Once
+
+	// done is closed when nothing is read any more; then files is valid.
+	done  chan struct{}
+	files map[string]*followed
+}
+
+// followed is the beginning of a file.
+type followed struct {
+	f     *os.File
+	inode uint64
+	// sums of its first pieces.
+	sums []byte
+}
+
+// FollowRound hashes round k of a container while it is written, so that HashRound has
+// little left to read when it is finished. The directory was prepared, and nothing is
+// written there any more when the returned function is called, which does not wait.
+func (s *Set) FollowRound(container string, k int) (over func(), err error) {
+	if err := checkRound(container, k); err != nil {
+		return nil, err
+	}
+	return s.follow(container, RoundName(k)), nil
+}
+
+// FollowFinal is FollowRound for the final dump and Seal.
+func (s *Set) FollowFinal(container string) (over func(), err error) {
+	if err := checkRound(container, 0); err != nil {
+		return nil, err
+	}
+	return s.follow(container, finalName), nil
+}
+
+func (s *Set) follow(container, name string) (over func()) {
+	f := &following{over: make(chan struct{}), done: make(chan struct{}), files: map[string]*followed{}}
+	s.mu.Lock()
+	s.forgetFollowed(container, name)
+	s.follows[container+"/"+name] = f
+	s.mu.Unlock()
+	go func() {
+		defer close(f.done)
+		// What cannot be read now is read, and complained about, later.
+		if d, err := s.openDir(container, name); err == nil {
+			f.run(d)
+			d.close()
+		}
+	}()
+	return f.end
+}
+
+// followedOf waits for what is known of a directory that was followed, nil if it was not,
+// and forgets it.
+func (s *Set) followedOf(ctx context.Context, container, name string) map[string]*followed {
+	s.mu.Lock()
+	f := s.forgetFollowed(container, name)
+	s.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	select {
+	case <-f.done:
+		return f.files
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// forgetFollowed ends the following, if there is one, and returns it. The caller holds mu.
+func (s *Set) forgetFollowed(container, name string) *following {
+	key := container + "/" + name
+	f := s.follows[key]
+	if f != nil {
+		f.end()
+		delete(s.follows, key)
+	}
+	return f
+}
+
+func (f *following) end() { f.once.Do(func() { close(f.over) }) }
+
+func (f *following) isOver() bool {
+	select {
+	case <-f.over:
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *following) run(d *dir) {
+	defer func() {
+		for _, file := range f.files {
+			_ = file.f.Close()
+		}
+	}()
+	buf := pieces.Get().(*[]byte)
+	defer pieces.Put(buf)
+	tick := time.NewTicker(followInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-f.over:
+			return
+		case <-tick.C:
+		}
+		if f.look(d) != nil {
+			return
+		}
+		for _, file := range f.files {
+			for !f.isOver() && file.grown() {
+				if readAt(file.f, *buf, file.at()) != nil {
+					return
+				}
+				sum := blake3.Sum256(*buf)
+				file.sums = append(file.sums, sum[:]...)
+			}
+		}
+	}
+}
+
+// look opens the files that are new. Only those with pages are large.
+func (f *following) look(d *dir) error {
+	entries, err := d.list()
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if f.files[e.Name()] != nil || !strings.HasPrefix(e.Name(), pagesPrefix) {
+			continue
+		}
+		file, id, err := d.openFile(e.Name())
+		if err != nil {
+			return err
+		}
+		f.files[e.Name()] = &followed{f: file, inode: id.Inode}
+	}
+	return nil
+}
+
+// at is where the next piece begins.
+func (w *followed) at() int64 { return int64(len(w.sums)/sumSize) * pieceSize }
+
+// grown says whether the next piece is there as a whole. The server is not asked, which
+// would first have everything written back to it.
+func (w *followed) grown() bool {
+	var st unix.Statx_t
+	err := unix.Statx(int(w.f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_SIZE, &st)
+	return err == nil && int64(st.Size) >= w.at()+pieceSize
+}
+
+// known are the hashes of the first pieces of a file, of so many bytes at the most.
+func (w *followed) known(id identity) []byte {
+	if w == nil || w.inode != id.Inode {
+		return nil
+	}
+	return w.sums[:min(int64(len(w.sums)), id.Size/pieceSize*sumSize)]
+}

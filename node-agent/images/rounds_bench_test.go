@@ -1,0 +1,116 @@
+// Copyright The Godwit Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"godwit.dev/godwit/node-agent/images/pagemap"
+)
+
+// BenchmarkRounds reads rounds as the source does that has just written them, and as the
+// target does: all memory of a process, and single pages all over it. The volume is in
+// the directory for temporary files (TMPDIR), what is merged in /dev/shm.
+func BenchmarkRounds(b *testing.B) {
+	const size, parts = 256 << 20, 4 // of which the later round dirties one page in so many
+	pages := uint64(size) / pageBytes
+	full := []pagemap.Entry{{Addr: pageBytes, Pages: pages, Flags: pagemap.Present | pagemap.Lazy}}
+	var scattered []pagemap.Entry
+	for at := uint64(0); at < pages; at += parts {
+		scattered = append(scattered, pagemap.Entry{Addr: (1 + at) * pageBytes, Pages: 1, Flags: full[0].Flags},
+			pagemap.Entry{Addr: (2 + at) * pageBytes, Pages: parts - 1, Flags: pagemap.Parent})
+	}
+	ctx := context.Background()
+	benchmark := func(name string, bytes int64, merge bool, rounds ...[]pagemap.Entry) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(bytes)
+			for b.Loop() {
+				b.StopTimer()
+				local, err := os.MkdirTemp("/dev/shm", "rounds")
+				if err != nil {
+					b.Fatal(err)
+				}
+				store, err := Open(b.TempDir(), Options{LocalDir: local})
+				if err != nil {
+					b.Fatal(err)
+				}
+				set, err := store.Set(testUID)
+				if err != nil {
+					b.Fatal(err)
+				}
+				read := func(k int) error {
+					if merge {
+						return set.VerifyRound(ctx, container, k)
+					}
+					return set.HashRound(ctx, container, k)
+				}
+				for k, entries := range rounds {
+					if err := writeRound(ctx, set, k, entries); err != nil {
+						b.Fatal(err)
+					}
+					if k < len(rounds)-1 {
+						err = read(k)
+					} else {
+						b.StartTimer()
+						err = read(k)
+						b.StopTimer()
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+				if merge && !set.merging(container).going() {
+					b.Fatal(set.merging(container).err)
+				}
+				if err := os.RemoveAll(local); err != nil {
+					b.Fatal(err)
+				}
+				if err := set.Remove(ctx); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
+	}
+	benchmark("source", size, false, full)
+	benchmark("target/whole", size, true, full)
+	benchmark("target/scattered", size/parts, true, full, scattered)
+}
+
+// writeRound writes a round of one process.
+func writeRound(ctx context.Context, set *Set, k int, entries []pagemap.Entry) error {
+	dir, err := set.PrepareRound(ctx, container, k)
+	if err != nil {
+		return err
+	}
+	if p := Parent(k); p != "" {
+		if err := os.Symlink(p, filepath.Join(dir, parentName)); err != nil {
+			return err
+		}
+	}
+	if err := writeMap(dir, 1, &pagemap.Map{PagesID: 1, Entries: entries}); err != nil {
+		return err
+	}
+	f, err := os.Create(filepath.Join(dir, pagesName(1)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	present := int64(0)
+	for _, e := range entries {
+		if e.Flags&pagemap.Present != 0 {
+			present += int64(e.Pages * pageBytes)
+		}
+	}
+	_, err = io.CopyN(f, zeros{}, present)
+	return err
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
