@@ -96,7 +96,18 @@ func TestSourceRules(t *testing.T) {
 			if o.Handover != committed || o.Phase != completing && !Finished(o.Phase) {
 				bad("ends the connections of a pod that may go on here")
 			}
-		case SourceIdle, SourceConverge, SourceAwaitArm, SourceAwaitCommit:
+		case SourceConverge:
+			if o.Handover != "" || o.Phase != preCopying || o.Report.Failure != nil || o.Report.State == v1alpha1.SourceConverged {
+				bad("converges twice, or what is not copied")
+			}
+			if o.MaxRounds > 0 && o.DirtyTracking && Behind(o.Gated, o.TargetReads, rounds(o), o.MaxRounds) {
+				bad("has the gate opened before the target has read what there is")
+			}
+		case SourceAwaitTarget:
+			if o.Handover != "" || o.Phase != preCopying || o.Report.Failure != nil || o.Report.State == v1alpha1.SourceConverged || !o.Gated || !o.TargetReads {
+				bad("waits for a target that waits for it")
+			}
+		case SourceIdle, SourceAwaitArm, SourceAwaitCommit:
 		default:
 			bad("unknown action")
 		}
@@ -106,7 +117,7 @@ func TestSourceRules(t *testing.T) {
 	for _, phase := range allPhases {
 		for _, reg := range registers {
 			for _, state := range allSource {
-				for _, flags := range combinations(7) {
+				for _, flags := range combinations(8) {
 					for _, verdict := range verdicts {
 						for _, frozenFor := range []time.Duration{0, time.Second, time.Hour} {
 							for _, maxRounds := range []int32{0, 2, 8} {
@@ -117,7 +128,8 @@ func TestSourceRules(t *testing.T) {
 									}
 									check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute, DirtyTracking: flags[1],
 										PodGone: flags[2], Frozen: flags[3], Killed: flags[4], FrozenFor: frozenFor, Verdict: verdict, Moment: moment,
-										Standing: flags[5], Ready: flags[5] && flags[6], ChainBroken: !flags[5] && flags[6]})
+										Standing: flags[5], Ready: flags[5] && flags[6], ChainBroken: !flags[5] && flags[6],
+										Gated: flags[7], TargetReads: flags[7] && flags[6]})
 								}
 							}
 						}

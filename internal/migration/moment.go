@@ -46,6 +46,14 @@ type MomentInput struct {
 	// TargetReads: the target has rounds to read, or was seen to have read them all only
 	// just now.
 	TargetReads bool
+	// Gated: the target's gate is opened, and its create parked, only when the source has
+	// converged.
+	Gated bool
+	// Before is the dirty memory when the target had last read all rounds, and another one
+	// was made; 0 if none was.
+	Before int64
+	// Left is the time until the migration's deadline.
+	Left time.Duration
 	// Parked is for how long the target's create has been parked, Park for how long it
 	// can be; 0 when nothing bounds it. One that was parked in vain is made again, and
 	// counts as a restart of the container.
@@ -146,7 +154,9 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // and only until it has cost as much as its end could gain: a burst is given about
 // as long again as it has taken so far. One that is not armed is not frozen: then
 // only a round that would leave half of the memory clean is asked for, and none while
-// the target reads: it is armed when that has read everything, this round too.
+// the target reads: it is armed when that has read everything, this round too. While the
+// target's gate is closed, rounds and reading take turns only as long as each has less to
+// copy than the one before.
 func ChooseMoment(m MomentInput) Moment {
 	if c, ok := m.settled(); ok {
 		return c
@@ -160,6 +170,10 @@ func ChooseMoment(m MomentInput) Moment {
 		return m.chooseArmed(o, c)
 	case m.TargetReads:
 		return c.is(MomentFreeze, MomentTargetReads, "the target would have to read another round as well")
+	case m.Gated && 2*o.took+m.Park > m.Left:
+		return c.is(MomentFreeze, MomentNoTime, "the migration's deadline leaves no time for another round and its reading")
+	case m.Gated && m.Before > 0 && float64(o.dirty) > progress*float64(m.Before):
+		return c.is(MomentFreeze, MomentSteadyWriter, fmt.Sprintf("%s dirty: as much was written while the target read the last round as before it", bytesString(o.dirty)))
 	case o.least <= float64(o.dirty)/halves:
 		return c.is(MomentRound, MomentRoundPays, fmt.Sprintf("another round copies %s while the pod runs", bytesString(o.dirty)))
 	}

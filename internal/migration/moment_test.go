@@ -58,6 +58,9 @@ func TestChooseMoment(t *testing.T) {
 	armed := armedAt(5250)
 	later := func(more ...DirtySample) MomentInput { return with(atRest(append(burst[:4:4], more...)...), armed) }
 
+	gatedFor := func(left time.Duration) func(*MomentInput) {
+		return func(m *MomentInput) { m.Armed, m.Gated, m.Left = false, true, left }
+	}
 	for name, tc := range map[string]struct {
 		m       MomentInput
 		verdict MomentVerdict
@@ -103,6 +106,13 @@ func TestChooseMoment(t *testing.T) {
 		"no time to wait for a pause":   {with(atRest(burst...), armed, func(m *MomentInput) { m.Park = 2 * time.Second }), MomentFreeze, MomentNoTime, ""},
 		"not armed, nobody waits":       {with(atRest(burst...), func(m *MomentInput) { m.Armed, m.Park = false, 2*time.Second }), MomentRound, MomentRoundPays, ""},
 		"not armed, the target reads":   {with(atRest(burst...), func(m *MomentInput) { m.Armed, m.TargetReads = false, true }), MomentFreeze, MomentTargetReads, ""},
+		"gated, the target reads":       {with(atRest(burst...), gatedFor(time.Hour), func(m *MomentInput) { m.TargetReads = true }), MomentFreeze, MomentTargetReads, ""},
+		"gated, the target has read":    {with(atRest(burst...), gatedFor(time.Hour)), MomentRound, MomentRoundPays, "another round copies 81Mi"},
+		"gated, little dirty":           {with(atRest(dirty(0, 1), dirty(5000, 3)), gatedFor(time.Hour)), MomentFreeze, MomentLittleToGain, ""},
+		"gated, less than before":       {with(atRest(burst...), gatedFor(time.Hour), func(m *MomentInput) { m.Before = 100 * mib }), MomentRound, MomentRoundPays, ""},
+		"gated, as much again":          {with(atRest(burst...), gatedFor(time.Hour), func(m *MomentInput) { m.Before = 82 * mib }), MomentFreeze, MomentSteadyWriter, "81Mi dirty: as much was written"},
+		"gated, no time":                {with(atRest(burst...), gatedFor(time.Second)), MomentFreeze, MomentNoTime, "deadline"},
+		"gated, no time for the create": {with(atRest(burst...), gatedFor(time.Minute), func(m *MomentInput) { m.Park = time.Minute }), MomentFreeze, MomentNoTime, "deadline"},
 		"armed, the target has read":    {with(atRest(dirty(0, 1), dirty(5000, 80), dirty(5050, 80)), func(m *MomentInput) { m.TargetReads = true }), MomentRound, MomentRoundPays, ""},
 		"cannot be counted":             {atRest(), MomentFreeze, MomentUncounted, ""},
 		"nothing was copied":            {with(atRest(burst...), func(m *MomentInput) { m.Rounds, m.MaxRounds = nil, 0 }), MomentFreeze, MomentNoRounds, ""},

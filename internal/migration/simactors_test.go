@@ -186,6 +186,13 @@ func (w *world) sourceAgent() *actor {
 			SwitchoverTimeout: time.Minute, DirtyTracking: true, PodGone: !w.source.exists, Frozen: w.sourceTasks == frozen,
 			Moment: moments[w.pick(len(moments))], Verdict: v1alpha1.VerdictSwitch, Standing: w.pick(4) > 0, ChainBroken: w.pick(20) == 0}
 		o.Ready = o.Standing && w.pick(3) > 0
+		if t := m.Status.Target; t != nil {
+			o.Gated = t.NodeName != "" && (t.State == "" || t.State == v1alpha1.TargetGated)
+			o.TargetReads = t.VerifiedRounds < rounds(o)
+		}
+		if w.pick(3) == 0 {
+			o.Verdict = v1alpha1.VerdictContinue
+		}
 		if w.pick(30) == 0 {
 			o.Verdict = v1alpha1.VerdictStalled
 		}
@@ -214,6 +221,8 @@ func (w *world) sourceAgent() *actor {
 				r.Round = &n
 				switch {
 				case r.State == v1alpha1.SourceReady:
+				case Behind(o.Gated, true, n, o.MaxRounds):
+					r.State = v1alpha1.SourcePreCopying
 				case n >= 2:
 					r.State = v1alpha1.SourceConverged
 				default:

@@ -41,6 +41,9 @@ type SourceObservation struct {
 	Moment MomentVerdict
 	// ChainBroken: the next dump has to be a full one.
 	ChainBroken bool
+	// Gated: the target's gate holds it back, which is opened when the source has
+	// converged and the target has read all rounds. TargetReads: it has not yet.
+	Gated, TargetReads bool
 	// PeersTold: this agent has told the peers of the frozen pod. Doing it again after
 	// a restart does no harm.
 	PeersTold bool
@@ -59,6 +62,9 @@ const (
 	SourcePreflight SourceAction = "Preflight"
 	// SourceRound: one pre-copy round of every container, then Converge.
 	SourceRound SourceAction = "Round"
+	// SourceAwaitTarget: no round is needed as far as the source knows; look at the dirty
+	// memory now and then until the target has read all there are.
+	SourceAwaitTarget SourceAction = "AwaitTarget"
 	// SourceConverge: report Converged without a (further) round.
 	SourceConverge SourceAction = "Converge"
 	// SourceAwaitArm: converged; look at the dirty memory now and then until armed.
@@ -218,6 +224,23 @@ func decidePreCopySource(o SourceObservation) SourceAction {
 		return SourceAwaitArm
 	case o.MaxRounds == 0 || !o.DirtyTracking:
 		return SourceConverge
+	case o.Verdict == v1alpha1.VerdictSwitch && rounds(o) > 0 && !o.ChainBroken:
+		// What was dirtied while the target read is copied before the gate is opened:
+		// nothing waits for it until then.
+		switch {
+		case Behind(o.Gated, o.TargetReads, rounds(o), o.MaxRounds):
+			return SourceAwaitTarget
+		case o.Moment == MomentRound && rounds(o) < o.MaxRounds:
+			return SourceRound
+		}
+		return SourceConverge
 	}
 	return SourceRound
+}
+
+// Behind says whether a source that could be frozen as far as its own rounds go is not to
+// report so yet: the target, held back by its gate, has rounds to read, and another one is
+// allowed for what is dirtied meanwhile.
+func Behind(gated, targetReads bool, rounds, maxRounds int32) bool {
+	return gated && targetReads && rounds < maxRounds
 }

@@ -33,10 +33,12 @@ func TestTheTargetReads(t *testing.T) {
 	}{
 		{name: "no target yet", rounds: 1},
 		{name: "placed", after: time.Second, rounds: 1, placed: true, reads: true},
-		{name: "has read it", after: 20 * time.Second, rounds: 1, placed: true, verified: 1, reads: true},
-		{name: "is parked soon", after: 39 * time.Second, rounds: 1, placed: true, verified: 1, reads: true},
-		{name: "is not parked", after: 40 * time.Second, rounds: 1, placed: true, verified: 1},
-		{name: "another round", after: 50 * time.Second, rounds: 2, placed: true, verified: 1, reads: true},
+		{name: "gated", after: 10 * time.Second, rounds: 1, placed: true, state: v1alpha1.TargetGated, reads: true},
+		{name: "gated, and has read it", after: 20 * time.Second, rounds: 1, placed: true, verified: 1, state: v1alpha1.TargetGated},
+		{name: "is let go", after: 21 * time.Second, rounds: 1, placed: true, verified: 1, state: v1alpha1.TargetReleased, reads: true},
+		{name: "is parked soon", after: 39 * time.Second, rounds: 1, placed: true, verified: 1, state: v1alpha1.TargetReleased, reads: true},
+		{name: "is not parked", after: 40 * time.Second, rounds: 1, placed: true, verified: 1, state: v1alpha1.TargetReleased},
+		{name: "another round", after: 50 * time.Second, rounds: 2, placed: true, verified: 1, state: v1alpha1.TargetReleased, reads: true},
 		{name: "has read that", after: 60 * time.Second, rounds: 2, placed: true, verified: 2, state: v1alpha1.TargetParked, reads: true},
 		{name: "waits for its controller", after: 85 * time.Second, rounds: 2, placed: true, verified: 2, state: v1alpha1.TargetParked, parked: 25 * time.Second},
 	} {

@@ -184,6 +184,8 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		Standing:      s.standby != nil,
 		Ready:         s.standby != nil && s.standby.isReady(),
 		PeersTold:     s.told,
+		Gated:         gated(m.Status.Target),
+		TargetReads:   m.Status.Target != nil && m.Status.Target.VerifiedRounds < s.rounds(),
 	}
 	if s.hurried(s.preCopyInput(m)) {
 		o.MaxRounds = min(o.MaxRounds, s.rounds()-1)
@@ -260,14 +262,21 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 	case migration.SourcePreflight:
 		return now, s.preflight(ctx, m)
 	case migration.SourceConverge:
+		if s.rounds() > 0 {
+			s.decideConvergence(m)
+			return now, s.publish(ctx)
+		}
 		return now, s.convergeWithoutRounds(ctx, m)
 	case migration.SourceRound:
 		s.tellMoment(m)
 		if o.Ready {
 			s.tellReady(ctx)
 		}
+		if o.Gated && !o.TargetReads {
+			s.watch.before = s.dirty
+		}
 		return now, s.preCopyRound(ctx, m)
-	case migration.SourceAwaitArm:
+	case migration.SourceAwaitArm, migration.SourceAwaitTarget:
 		return s.awaitArm(ctx, m)
 	case migration.SourceStandBy:
 		return again(dirtyInterval), s.standBy(ctx, m)

@@ -52,6 +52,9 @@ type dirtyWatch struct {
 	published time.Time
 	lastBytes int64
 	readRate  int64
+	// before is the dirty memory when the target had last read all rounds and another one
+	// was begun, before its gate was opened.
+	before int64
 }
 
 // interval between two counts, and no shorter than the share of time allows.
@@ -69,7 +72,8 @@ func (w *dirtyWatch) due(now time.Time, shortest time.Duration) time.Duration {
 func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration, o migration.SourceObservation) (migration.MomentVerdict, error) {
 	s.moment = migration.Moment{}
 	armed := o.Phase == v1alpha1.PhaseSwitchingOver
-	converged := o.Phase == v1alpha1.PhasePreCopying && s.report.State == v1alpha1.SourceConverged
+	converged := o.Phase == v1alpha1.PhasePreCopying && (s.report.State == v1alpha1.SourceConverged ||
+		s.report.State == v1alpha1.SourcePreCopying && o.Verdict == v1alpha1.VerdictSwitch)
 	if o.Handover != "" || !armed && !converged || s.report.Failure != nil || s.report.FrozenAt != nil || o.Frozen || o.Killed {
 		return "", nil
 	}
@@ -83,7 +87,9 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 	}
 	w.seeTarget(m.Status.Target, s.rounds(), s.Now())
 	refreshed := o.Ready && s.rounds() > w.armedRounds
-	if s.rounds() > 0 && !refreshed && w.due(s.Now(), interval) == 0 {
+	// Once the target has read everything it is decided whether its gate may be opened.
+	decides := o.Gated && !o.TargetReads && s.report.State == v1alpha1.SourcePreCopying
+	if s.rounds() > 0 && !refreshed && (decides || w.due(s.Now(), interval) == 0) {
 		_, err := s.countDirty(ctx)
 		switch {
 		case err == nil:
@@ -101,7 +107,7 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
 		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
-		TargetReads: s.targetReads(m.Status.Target), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
+		TargetReads: s.targetReads(m.Status.Target), Gated: o.Gated, Before: w.before, Left: migration.Deadline(m).Sub(s.Now()), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
 	})
 	if o.Ready {
 		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
@@ -143,12 +149,18 @@ func (w *dirtyWatch) parked(now time.Time) time.Duration {
 }
 
 // targetReads: the target has rounds to read, or had until just now. When nothing else
-// is missing its create is parked soon, and the source is armed.
+// is missing its create is parked soon, and the source is armed. With its gate closed
+// nothing comes by itself.
 func (s *sourceSession) targetReads(t *v1alpha1.TargetStatus) bool {
 	if t == nil || t.NodeName == "" {
 		return false
 	}
-	return t.VerifiedRounds < s.rounds() || s.Now().Sub(s.watch.readAt) < s.Timeouts.Park/3
+	return t.VerifiedRounds < s.rounds() || !gated(t) && s.Now().Sub(s.watch.readAt) < s.Timeouts.Park/3
+}
+
+// gated: the target is on its node, and its gate was not opened.
+func gated(t *v1alpha1.TargetStatus) bool {
+	return t != nil && t.NodeName != "" && (t.State == "" || t.State == v1alpha1.TargetGated)
 }
 
 // hurried: the target's create has been parked for a good part of its time, which the

@@ -241,11 +241,15 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 		if s.standby == nil {
 			s.report.State = v1alpha1.SourcePreCopying
 		}
-	case c.Verdict == v1alpha1.VerdictSwitch:
-		if !converged {
-			s.event(m, evConverged, c.Message)
-			s.report.State = v1alpha1.SourceConverged
+	case c.Verdict == v1alpha1.VerdictSwitch && !converged:
+		if t := m.Status.Target; s.rounds() > 0 && !s.chainBroken &&
+			migration.Behind(gated(t), t != nil && t.VerifiedRounds < s.rounds(), s.rounds(), *m.Spec.PreCopy.MaxRounds) {
+			s.report.State = v1alpha1.SourcePreCopying
+			break
 		}
+		s.event(m, evConverged, c.Message)
+		s.report.State = v1alpha1.SourceConverged
+	case c.Verdict == v1alpha1.VerdictSwitch:
 	case c.Verdict == v1alpha1.VerdictStalled:
 		s.event(m, evStalled, c.Message)
 		s.report.State = v1alpha1.SourceStalled

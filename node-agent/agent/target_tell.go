@@ -42,8 +42,8 @@ func (t *targetSession) tellAssembled(set *images.Set) {
 			continue
 		}
 		restores.WithLabelValues("merged").Inc()
-		t.log.Info("restoring from memory in one piece", "container", name,
-			"wholeProcesses", made.Whole, "chainedProcesses", made.Chained, "movedBytes", made.Moved)
+		t.log.Info("restoring from the merged rounds", "container", name,
+			"wholeProcesses", made.Whole, "chainedProcesses", made.Chained, "extraBytes", made.ExtraBytes)
 	}
 }
 

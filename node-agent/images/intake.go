@@ -24,10 +24,9 @@ type intake struct {
 	dir   string
 	final bool
 
-	// Set by plan. chained are the processes whose pages stay where they are.
+	// Set by plan.
 	planned bool
 	tasks   map[string]*task // by the name of the file with the pages
-	chained []uint64
 
 	mu    sync.Mutex
 	cause error
@@ -38,8 +37,8 @@ type task struct {
 	id   uint64
 	list *pagemap.Map
 	plan *pagemap.Plan
-	// into is the file with the merged memory.
-	into *os.File
+	// base and extra are the files with the merged memory; without any yet, all is extra.
+	base, extra *os.File
 }
 
 func isList(name string) bool { return strings.HasPrefix(name, pagemapPrefix) }
@@ -82,16 +81,12 @@ func (in *intake) planOne(name string) error {
 	if t.plan, err = list.On(m.tasks[id]); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if in.final && t.plan.Moved() > m.store.maxMoved {
-		in.chained = append(in.chained, id)
-		return nil
-	}
 	pages := pagesName(uint64(list.PagesID))
 	if in.tasks[pages] != nil {
 		return fmt.Errorf("%w: two processes in one file", pagemap.ErrMap)
 	}
-	if t.into, err = m.makeWay(t); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if err := m.makeWay(t); err != nil {
+		return fmt.Errorf("%s: %w", name, errors.Join(err, t.close()))
 	}
 	in.tasks[pages] = t
 	return nil
@@ -107,7 +102,7 @@ func (in *intake) file(name string, size int64) *taken {
 			in.fail(fmt.Errorf("%w: %s has %d bytes, not %d", pagemap.ErrMap, name, size, t.plan.FreshBytes))
 			return nil
 		}
-		return &taken{in: in, f: t.into, moves: t.plan.Fresh}
+		return &taken{in: in, f: t.extra, base: t.base, moves: t.plan.Fresh}
 	}
 	if !in.final && !isList(name) {
 		return nil
@@ -141,7 +136,7 @@ func (in *intake) done(k int, cause error) {
 	defer m.mu.Unlock()
 	var errs []error
 	for _, t := range in.tasks {
-		errs = append(errs, t.into.Truncate(t.plan.Size), t.into.Close())
+		errs = append(errs, t.extra.Truncate(t.plan.Size), t.close())
 	}
 	if cause = errors.Join(append(errs, cause)...); cause == nil {
 		if in.final {
@@ -156,13 +151,16 @@ func (in *intake) done(k int, cause error) {
 // endRound: the merged memory is that of round k.
 func (in *intake) endRound(k int) error {
 	m := in.merge
-	tasks := map[uint64][]pagemap.Entry{}
+	tasks := map[uint64]pagemap.Memory{}
 	for _, t := range in.tasks {
-		tasks[t.id] = t.plan.Entries
+		var err error
+		if tasks[t.id], err = m.settle(t.id, pagemap.Memory{Base: m.tasks[t.id].Base, Extra: t.plan.Extra, Live: t.plan.Live}); err != nil {
+			return err
+		}
 	}
 	for id := range m.tasks {
 		if _, lives := tasks[id]; !lives {
-			if err := os.Remove(m.mergedPages(id)); err != nil {
+			if err := errors.Join(os.Remove(m.pages(mergedName, id)), os.Remove(m.pages(extraName, id))); err != nil {
 				return err
 			}
 		}
@@ -174,22 +172,31 @@ func (in *intake) endRound(k int) error {
 // assemble: the merged memory is that of the final dump.
 func (in *intake) assemble() error {
 	m := in.merge
-	a := &Assembly{Whole: len(in.tasks), Chained: len(in.chained)}
+	a := &Assembly{}
 	merged := filepath.Join(m.dir, mergedName)
 	for pages, t := range in.tasks {
-		a.Moved += t.plan.Moved()
-		if err := os.Rename(m.mergedPages(t.id), filepath.Join(in.dir, pages)); err != nil {
+		base := m.tasks[t.id].Base
+		whole := t.plan.Size == 0 && pagemap.Bytes(base) == pagemap.Bytes(t.plan.Live)
+		from, list := m.pages(extraName, t.id), t.plan.List
+		if whole {
+			from, list = m.pages(mergedName, t.id), t.plan.Live
+		}
+		if err := os.Rename(from, filepath.Join(in.dir, pages)); err != nil {
 			return err
 		}
-		if err := writeMap(in.dir, t.id, &pagemap.Map{PagesID: t.list.PagesID, Entries: t.plan.Entries}); err != nil {
+		if err := writeMap(in.dir, t.id, &pagemap.Map{PagesID: t.list.PagesID, Entries: list}); err != nil {
 			return err
 		}
-		if err := placeholder(merged, t.id); err != nil {
-			return err
+		if whole {
+			a.Whole++
+			if err := placeholder(merged, t.id); err != nil {
+				return err
+			}
+			continue
 		}
-	}
-	for _, id := range in.chained {
-		if err := writeMap(merged, id, &pagemap.Map{PagesID: uint32(id), Entries: m.tasks[id]}); err != nil {
+		a.Chained++
+		a.ExtraBytes += t.plan.Size
+		if err := writeMap(merged, t.id, &pagemap.Map{PagesID: uint32(t.id), Entries: base}); err != nil {
 			return err
 		}
 	}
@@ -230,8 +237,9 @@ func (in *intake) err() error {
 type taken struct {
 	in *intake
 	f  *os.File
-	// plain: it is copied. Otherwise moves say what of it belongs where.
+	// plain: it is copied. Otherwise moves say what of it belongs where, in f or in base.
 	plain bool
+	base  *os.File
 	moves []pagemap.Move
 }
 
@@ -254,7 +262,11 @@ func (t *taken) piece(b []byte, at int64) {
 		// b begins within v.
 		off := at - v.From
 		n := min(v.Bytes-off, int64(len(b)))
-		if _, err := t.f.WriteAt(b[:n], v.To+off); err != nil {
+		f := t.f
+		if v.Base {
+			f = t.base
+		}
+		if _, err := f.WriteAt(b[:n], v.To+off); err != nil {
 			t.in.fail(err)
 			return
 		}

@@ -22,9 +22,11 @@ const (
 	// one that it reads itself (libcontainer/criu_linux.go).
 	descriptorsName = "descriptors.json"
 	maxDescriptors  = 1 << 20
-	// maxMoved is how many bytes of the merged memory are moved in memory. What moves more
-	// is written anew while the pod runs, and stays below the final dump when it does not.
-	maxMoved = 64 << 20
+	// extraName is a directory beside it, of the memory that has no place there.
+	extraName = "extra"
+	// maxExtra is how many bytes of it have no place in the merged memory before all of it
+	// is written anew, while the pod runs. They may have to be moved in the freeze.
+	maxExtra = 64 << 20
 )
 
 // ErrNotMerged: the rounds have not become one dump on this node. Restore from the final
@@ -43,7 +45,7 @@ type merge struct {
 	// last round that was taken in, -1 for none.
 	last int
 	// tasks are the lists of the merged memory by the number of the process.
-	tasks map[uint64][]pagemap.Entry
+	tasks map[uint64]pagemap.Memory
 	// made is what the final dump has become, nil until it was taken in.
 	made *Assembly
 	// err is why nothing is merged any more.
@@ -52,11 +54,11 @@ type merge struct {
 
 // Assembly is what a container is restored from.
 type Assembly struct {
-	// Whole processes have all their memory in one dump. Chained ones have what changed
-	// since the last round in the final dump, and everything else in the one it builds on.
+	// Whole processes have all their memory in one dump. Chained ones have ExtraBytes, of
+	// pages that have been made since the first rounds, in the final dump, and everything
+	// else in the one that it builds on.
 	Whole, Chained int
-	// Moved bytes had to give way to memory that is new.
-	Moved int64
+	ExtraBytes     int64
 }
 
 // merging returns a container's merge; nil when the store has no place for it.

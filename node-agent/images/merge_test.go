@@ -187,7 +187,7 @@ func TestAssembledMemoryIsThatOfTheChain(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		store := mergingStore(t)
-		store.maxMoved = int64(r.IntN(60)) * int64(pageBytes)
+		store.maxExtra = int64(r.IntN(60)) * int64(pageBytes)
 		m, next := memory{1: {}}, uint64(0)
 		change := func(m memory, k int) {
 			switch {
@@ -236,19 +236,27 @@ func grows(m memory, k int) {
 	m[1][15-uint64(k)] = uint64(k)
 }
 
+// shrinks unmaps a page each time.
+func shrinks(m memory, k int) {
+	steady(m, k)
+	delete(m[1], 16+uint64(k))
+}
+
 func TestAssembleMakesOneDumpWhereItIsCheap(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(memory, int)
-		moved  int64
+		extra  int64
 		want   Assembly
 	}{
-		"same pages":                    {steady, 0, Assembly{Whole: 1}},
-		"new pages that others give to": {grows, 1 << 20, Assembly{Whole: 1, Moved: int64(67-8) * int64(pageBytes)}},
-		"too many give way":             {grows, int64(pageBytes), Assembly{Chained: 1}},
+		"same pages": {steady, 0, Assembly{Whole: 1}},
+		"new pages":  {grows, 1 << 20, Assembly{Chained: 1, ExtraBytes: 3 * int64(pageBytes)}},
+		// Written anew in the last round; one more is mapped then.
+		"many new pages": {grows, int64(pageBytes), Assembly{Chained: 1, ExtraBytes: int64(pageBytes)}},
+		"fewer pages":    {shrinks, 1 << 20, Assembly{Chained: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store, m := mergingStore(t), memory{1: {}}
-			store.maxMoved = c.moved
+			store.maxExtra = c.extra
 			set, digest := chained(t, store, 3, m, c.change)
 			a, dir := assemble(t, set, digest)
 			if a != c.want {
@@ -383,7 +391,7 @@ func BenchmarkAssemble(b *testing.B) {
 		for b.Loop() {
 			m, err := pagemap.Decode(image)
 			if err == nil {
-				plan, err = m.On(base)
+				plan, err = m.On(pagemap.Memory{Base: base, Live: base})
 			}
 			if err != nil {
 				b.Fatal(err)
@@ -393,7 +401,7 @@ func BenchmarkAssemble(b *testing.B) {
 	b.Run("pages", func(b *testing.B) {
 		in, piece := &intake{}, make([]byte, pieceSize)
 		for b.Loop() {
-			t := taken{in: in, f: file, moves: plan.Fresh}
+			t := taken{in: in, base: file, moves: plan.Fresh}
 			for at := int64(0); at < plan.FreshBytes; at += pieceSize {
 				t.piece(piece[:min(pieceSize, plan.FreshBytes-at)], at)
 			}

@@ -24,52 +24,87 @@ const (
 
 // makeWay opens the merged memory of a process, in which everything that is kept has been
 // moved to where it belongs.
-func (m *merge) makeWay(t *task) (f *os.File, err error) {
-	name := m.mergedPages(t.id)
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return nil, err
-	}
-	if len(t.plan.Kept) > 0 {
-		if err := hasSize(name, pagemap.Bytes(m.tasks[t.id])); err != nil {
-			return nil, err
-		}
-		if t.plan.Moved() <= m.store.maxMoved {
-			if f, err = os.OpenFile(name, os.O_RDWR, 0); err != nil {
-				return nil, err
-			}
-			if err := move(f, t.plan); err != nil {
-				return nil, errors.Join(err, f.Close())
-			}
-			return f, nil
+func (m *merge) makeWay(t *task) (err error) {
+	was := m.tasks[t.id]
+	for _, name := range []string{mergedName, extraName} {
+		if err := os.MkdirAll(filepath.Join(m.dir, name), 0o700); err != nil {
+			return err
 		}
 	}
-	if err := m.store.room(t.plan.Size); err != nil {
-		return nil, err
-	}
-	next := name + ".new"
-	if f, err = os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
+	if len(was.Base) > 0 {
+		name := m.pages(mergedName, t.id)
+		if err := hasSize(name, pagemap.Bytes(was.Base)); err != nil {
+			return err
 		}
-	}()
-	if len(t.plan.Kept) > 0 {
-		old, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer old.Close()
-		if err := transfer(f, old, t.plan.Kept); err != nil {
-			return nil, err
+		if t.base, err = os.OpenFile(name, os.O_RDWR, 0); err != nil {
+			return err
 		}
 	}
-	return f, os.Rename(next, name)
+	if err := m.store.room(max(0, t.plan.Size-pagemap.Bytes(was.Extra))); err != nil {
+		return err
+	}
+	name := m.pages(extraName, t.id)
+	if t.extra, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	if err := hasSize(name, pagemap.Bytes(was.Extra)); err != nil {
+		return err
+	}
+	if moved := t.plan.Moved(); moved > 2*max(m.store.maxExtra, maxExtra) {
+		return fmt.Errorf("%d bytes would have to be moved", moved)
+	}
+	return move(t.extra, t.plan)
 }
 
-func (m *merge) mergedPages(id uint64) string {
-	return filepath.Join(m.dir, mergedName, pagesName(id))
+func (t *task) close() error {
+	var errs []error
+	for _, f := range []*os.File{t.base, t.extra} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// settle is called between the dumps. It makes the first memory of a process its base,
+// and a new base when there is much that the one there is has not, or does not need.
+func (m *merge) settle(id uint64, of pagemap.Memory) (pagemap.Memory, error) {
+	base, extra := m.pages(mergedName, id), m.pages(extraName, id)
+	if len(of.Base) == 0 {
+		if err := os.Rename(extra, base); err != nil {
+			return of, err
+		}
+		return pagemap.Memory{Base: of.Extra, Live: of.Live}, os.WriteFile(extra, nil, 0o600)
+	}
+	has, more, needs := pagemap.Bytes(of.Base), pagemap.Bytes(of.Extra), pagemap.Bytes(of.Live)
+	if more <= m.store.maxExtra && has+more <= 2*needs {
+		return of, nil
+	}
+	if err := m.store.room(needs); err != nil {
+		return of, err
+	}
+	fromBase, fromExtra, err := of.Whole()
+	if err != nil {
+		return of, err
+	}
+	next := base + ".new"
+	to, err := os.OpenFile(next, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return of, err
+	}
+	err = errors.Join(transfer(to, base, fromBase), transfer(to, extra, fromExtra), to.Close())
+	if err == nil {
+		err = os.Rename(next, base)
+	}
+	if err == nil {
+		err = os.Truncate(extra, 0)
+	}
+	return pagemap.Memory{Base: of.Live, Live: of.Live}, err
+}
+
+// pages is the file with the pages of a process in one of the directories.
+func (m *merge) pages(name string, id uint64) string {
+	return filepath.Join(m.dir, name, pagesName(id))
 }
 
 // move moves what has to give way, which is held in memory meanwhile.
@@ -99,7 +134,12 @@ func move(f *os.File, p *pagemap.Plan) error {
 }
 
 // transfer copies ranges from one file to another.
-func transfer(to, from *os.File, moves []pagemap.Move) error {
+func transfer(to *os.File, name string, moves []pagemap.Move) error {
+	from, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
 	for _, v := range moves {

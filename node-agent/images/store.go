@@ -44,8 +44,8 @@ type Store struct {
 	root     string
 	stateDir string
 	localDir string
-	// maxMoved is [maxMoved], in bytes.
-	maxMoved int64
+	// maxExtra is [maxExtra], in bytes.
+	maxExtra int64
 	settle   time.Duration
 	// available is Options.Available.
 	available func() error
@@ -76,7 +76,7 @@ func Open(root string, o Options) (*Store, error) {
 	if o.Available == nil {
 		o.Available = func() error { return nil }
 	}
-	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, localDir: o.LocalDir, maxMoved: maxMoved, settle: o.Settle, available: o.Available, sets: map[string]*Set{}}
+	s := &Store{root: filepath.Clean(root), stateDir: o.StateDir, localDir: o.LocalDir, maxExtra: maxExtra, settle: o.Settle, available: o.Available, sets: map[string]*Set{}}
 	return s, nil
 }
 

@@ -205,22 +205,38 @@ func (m *Map) OnParent() bool {
 	return slices.ContainsFunc(m.Entries, func(e Entry) bool { return e.Flags&Parent != 0 })
 }
 
-// Move is a range of bytes of a file with pages, and where it belongs in the merged one.
-type Move struct{ From, To, Bytes int64 }
+// Memory is what dumps of a process have come to. It is in two files, so that pages that
+// are new need not have all others give way to them.
+type Memory struct {
+	// Base are the pages of the file in which each keeps its place, those included that the
+	// process does not have any more. Extra are those of the other one.
+	Base, Extra []Entry
+	// Live are the pages that the process has. All entries are present.
+	Live []Entry
+}
 
-// Plan is how a dump and the merged dump that it builds on become one.
+// Move is a range of bytes of a file with pages, and where it belongs in another one: in
+// that with the base, or in the extra one.
+type Move struct {
+	From, To, Bytes int64
+	Base            bool
+}
+
+// Plan is how a dump and the memory that it builds on become one.
 type Plan struct {
-	// Entries of the merged dump, all of them present.
-	Entries []Entry
-	// Size of its file with the pages, in bytes.
+	// Live and Extra are those of the memory afterwards. List is it as a dump that has the
+	// extra pages and builds on one that has the base.
+	Live, Extra, List []Entry
+	// Size of the extra file, in bytes.
 	Size int64
 	// Fresh are in the dump's own file, in its order; FreshBytes is what that file has to
-	// have. Kept are in that of the merged dump, those that stay where they are included.
+	// have. Kept move from one place in the extra file to another, those that stay where
+	// they are included.
 	Fresh, Kept []Move
 	FreshBytes  int64
 }
 
-// Moved is how many bytes of the merged dump cannot stay where they are.
+// Moved is how many bytes of the extra file cannot stay where they are.
 func (p *Plan) Moved() int64 {
 	n := int64(0)
 	for _, m := range p.Kept {
@@ -231,49 +247,74 @@ func (p *Plan) Moved() int64 {
 	return n
 }
 
-// On plans the merging of a dump with the one that it builds on, whose entries are all
-// present. ErrMap when pages are missing there.
-func (m *Map) On(base []Entry) (*Plan, error) {
+// On plans the merging of a dump with the memory that it builds on. ErrMap when pages are
+// missing there.
+func (m *Map) On(of Memory) (*Plan, error) {
 	p := &Plan{}
-	b := cursor{entries: base}
+	base, extra, live := cursor{entries: of.Base}, cursor{entries: of.Extra}, cursor{entries: of.Live}
 	for _, e := range m.Entries {
-		if e.Flags&Present != 0 {
-			p.Fresh = add(p.Fresh, Move{From: p.FreshBytes, To: p.Size, Bytes: int64(e.bytes())})
-			p.FreshBytes += int64(e.bytes())
-			p.append(e)
-			continue
-		}
 		for at := e.Addr; at < e.end(); {
-			have, from, ok := b.seek(at)
-			if !ok {
-				return nil, fmt.Errorf("%w: %#x is in no earlier dump", ErrMap, at)
+			end := e.end()
+			_, place, inBase := base.seek(at)
+			end = min(end, base.bound(at))
+			flags := e.Flags
+			if e.Flags&Present == 0 {
+				was, _, ok := live.seek(at)
+				if !ok {
+					return nil, fmt.Errorf("%w: %#x is in no earlier dump", ErrMap, at)
+				}
+				end, flags = min(end, was.end()), was.Flags
+				if !inBase {
+					have, from, ok := extra.seek(at)
+					if !ok {
+						return nil, fmt.Errorf("%w: %#x is nowhere", ErrMap, at)
+					}
+					end = min(end, have.end())
+					p.Kept = add(p.Kept, Move{From: from, To: p.Size, Bytes: int64(end - at)})
+				}
+			} else {
+				to := place
+				if !inBase {
+					to = p.Size
+				}
+				p.Fresh = add(p.Fresh, Move{From: p.FreshBytes, To: to, Bytes: int64(end - at), Base: inBase})
+				p.FreshBytes += int64(end - at)
 			}
-			pages := min(have.end(), e.end()) - at
-			p.Kept = add(p.Kept, Move{From: from, To: p.Size, Bytes: int64(pages)})
-			p.append(Entry{Addr: at, Pages: pages / pageSize, Flags: have.Flags})
-			at += pages
+			p.append(Entry{Addr: at, Pages: (end - at) / pageSize, Flags: flags}, inBase)
+			at = end
 		}
 	}
 	return p, nil
 }
 
-// append adds an entry to the merged ones, as a part of the last if it goes on there.
-func (p *Plan) append(e Entry) {
+// append adds a range of pages that the process has.
+func (p *Plan) append(e Entry, inBase bool) {
+	p.Live = join(p.Live, e)
+	if inBase {
+		e.Flags = Parent
+		p.List = join(p.List, e)
+		return
+	}
+	p.List, p.Extra = join(p.List, e), join(p.Extra, e)
 	p.Size += int64(e.bytes())
-	if n := len(p.Entries); n > 0 {
-		last := &p.Entries[n-1]
+}
+
+// join adds an entry, as a part of the last if it goes on there.
+func join(entries []Entry, e Entry) []Entry {
+	if n := len(entries); n > 0 {
+		last := &entries[n-1]
 		if last.end() == e.Addr && last.Flags == e.Flags && last.Pages+e.Pages <= math.MaxUint32 {
 			last.Pages += e.Pages
-			return
+			return entries
 		}
 	}
-	p.Entries = append(p.Entries, e)
+	return append(entries, e)
 }
 
 func add(moves []Move, m Move) []Move {
 	if n := len(moves); n > 0 {
 		last := &moves[n-1]
-		if last.From+last.Bytes == m.From && last.To+last.Bytes == m.To {
+		if last.From+last.Bytes == m.From && last.To+last.Bytes == m.To && last.Base == m.Base {
 			last.Bytes += m.Bytes
 			return moves
 		}
@@ -281,11 +322,47 @@ func add(moves []Move, m Move) []Move {
 	return append(moves, m)
 }
 
+// Whole plans how the pages of the base and of the extra file that the process has become
+// one file. In the first moves From is in the base, in the others in the extra file.
+func (of Memory) Whole() (base, extra []Move, err error) {
+	b, x := cursor{entries: of.Base}, cursor{entries: of.Extra}
+	to := int64(0)
+	for _, e := range of.Live {
+		for at := e.Addr; at < e.end(); {
+			if have, from, ok := b.seek(at); ok {
+				n := int64(min(have.end(), e.end()) - at)
+				base = add(base, Move{From: from, To: to, Bytes: n})
+				at, to = at+uint64(n), to+n
+				continue
+			}
+			have, from, ok := x.seek(at)
+			if !ok {
+				return nil, nil, fmt.Errorf("%w: %#x is nowhere", ErrMap, at)
+			}
+			n := int64(min(have.end(), e.end(), b.bound(at)) - at)
+			extra = add(extra, Move{From: from, To: to, Bytes: n})
+			at, to = at+uint64(n), to+n
+		}
+	}
+	return base, extra, nil
+}
+
 // cursor goes through entries that are all present.
 type cursor struct {
 	entries []Entry
 	// offset of the first entry in the file.
 	offset int64
+}
+
+// bound is where it changes after an address, which was sought, whether there are pages.
+func (c *cursor) bound(addr uint64) uint64 {
+	switch {
+	case len(c.entries) == 0:
+		return math.MaxUint64
+	case c.entries[0].Addr > addr:
+		return c.entries[0].Addr
+	}
+	return c.entries[0].end()
 }
 
 // seek returns the entry with an address, which must not be before the last one, and

@@ -21,35 +21,55 @@ func bytes(pages int64) int64 { return pages * int64(pageSize) }
 
 func TestPlan(t *testing.T) {
 	base := []Entry{{at(10), 4, Present | Lazy}, {at(20), 2, Present}, {at(22), 2, Present | Lazy}}
+	extra := []Entry{{at(9), 1, Present}, {at(16), 2, Present}}
+	live := []Entry{{at(9), 1, Present}, {at(10), 4, Present | Lazy}, {at(16), 2, Present}, {at(20), 2, Present}, {at(23), 1, Present | Lazy}}
 	for name, c := range map[string]struct {
+		of   Memory
 		dump []Entry
 		want *Plan
 	}{
 		"all of it anew": {
+			Memory{},
 			[]Entry{{at(10), 4, Present}, {at(14), 1, Present}},
-			&Plan{Entries: []Entry{{at(10), 5, Present}}, Size: bytes(5), Fresh: []Move{{0, 0, bytes(5)}}, FreshBytes: bytes(5)},
+			&Plan{Live: []Entry{{at(10), 5, Present}}, Extra: []Entry{{at(10), 5, Present}}, List: []Entry{{at(10), 5, Present}}, Size: bytes(5),
+				Fresh: []Move{{0, 0, bytes(5), false}}, FreshBytes: bytes(5)},
 		},
 		"nothing changed": {
+			Memory{Base: base, Live: base},
 			[]Entry{{at(10), 4, Parent}, {at(20), 4, Parent}},
-			&Plan{Entries: base, Size: bytes(8), Kept: []Move{{0, 0, bytes(8)}}},
+			&Plan{Live: base, List: []Entry{{at(10), 4, Parent}, {at(20), 4, Parent}}},
 		},
 		"a page in the middle": {
+			Memory{Base: base, Live: base},
 			[]Entry{{at(10), 1, Parent}, {at(11), 1, Present | Lazy}, {at(12), 2, Parent}, {at(20), 4, Parent}},
-			&Plan{Entries: base, Size: bytes(8), Fresh: []Move{{0, bytes(1), bytes(1)}}, FreshBytes: bytes(1), Kept: []Move{{0, 0, bytes(1)}, {bytes(2), bytes(2), bytes(6)}}},
+			&Plan{Live: base, List: []Entry{{at(10), 4, Parent}, {at(20), 4, Parent}}, Fresh: []Move{{0, bytes(1), bytes(1), true}}, FreshBytes: bytes(1)},
 		},
 		"a page before all others": {
-			[]Entry{{at(9), 1, Present | Lazy}, {at(10), 4, Parent}},
-			&Plan{Entries: []Entry{{at(9), 5, Present | Lazy}}, Size: bytes(5), Fresh: []Move{{0, 0, bytes(1)}}, FreshBytes: bytes(1), Kept: []Move{{0, bytes(1), bytes(4)}}},
+			Memory{Base: base, Live: base},
+			[]Entry{{at(9), 2, Present | Lazy}, {at(11), 3, Parent}},
+			&Plan{Live: []Entry{{at(9), 5, Present | Lazy}}, Extra: []Entry{{at(9), 1, Present | Lazy}}, List: []Entry{{at(9), 1, Present | Lazy}, {at(10), 4, Parent}}, Size: bytes(1),
+				Fresh: []Move{{0, 0, bytes(1), false}, {bytes(1), 0, bytes(1), true}}, FreshBytes: bytes(2)},
 		},
-		"unmapped": {
-			[]Entry{{at(12), 1, Parent}, {at(22), 1, Parent}},
-			&Plan{Entries: []Entry{{at(12), 1, Present | Lazy}, {at(22), 1, Present | Lazy}}, Size: bytes(2), Kept: []Move{{bytes(2), 0, bytes(1)}, {bytes(6), bytes(1), bytes(1)}}},
+		"unmapped, and more in between": {
+			Memory{Base: base, Extra: extra, Live: live},
+			[]Entry{{at(12), 6, Present}, {at(23), 1, Parent}},
+			&Plan{Live: []Entry{{at(12), 6, Present}, {at(23), 1, Present | Lazy}}, Extra: []Entry{{at(14), 4, Present}}, List: []Entry{{at(12), 2, Parent}, {at(14), 4, Present}, {at(23), 1, Parent}},
+				Size: bytes(4), Fresh: []Move{{0, bytes(2), bytes(2), true}, {bytes(2), 0, bytes(4), false}}, FreshBytes: bytes(6)},
 		},
-		"a page that was never dumped": {[]Entry{{at(10), 5, Parent}}, nil},
+		"extra pages are kept": {
+			Memory{Base: base, Extra: extra, Live: live},
+			[]Entry{{at(8), 1, Present}, {at(9), 2, Parent}, {at(17), 1, Parent}},
+			&Plan{Live: []Entry{{at(8), 2, Present}, {at(10), 1, Present | Lazy}, {at(17), 1, Present}}, Extra: []Entry{{at(8), 2, Present}, {at(17), 1, Present}},
+				List: []Entry{{at(8), 2, Present}, {at(10), 1, Parent}, {at(17), 1, Present}}, Size: bytes(3), Fresh: []Move{{0, 0, bytes(1), false}}, FreshBytes: bytes(1),
+				Kept: []Move{{0, bytes(1), bytes(1), false}, {bytes(2), bytes(2), bytes(1), false}}},
+		},
+		"a page that was never dumped":   {Memory{Base: base, Live: base}, []Entry{{at(10), 5, Parent}}, nil},
+		"a page that was unmapped since": {Memory{Base: base, Extra: extra, Live: live}, []Entry{{at(22), 1, Parent}}, nil},
+		"a page that is nowhere":         {Memory{Live: live}, []Entry{{at(9), 1, Parent}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := &Map{Entries: c.dump}
-			got, err := m.On(base)
+			got, err := m.On(c.of)
 			if c.want == nil {
 				if !errors.Is(err, ErrMap) {
 					t.Errorf("got %+v, %v", got, err)
@@ -60,6 +80,24 @@ func TestPlan(t *testing.T) {
 				t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
 			}
 		})
+	}
+}
+
+func TestWhole(t *testing.T) {
+	of := Memory{
+		Base:  []Entry{{at(10), 4, Present}, {at(20), 4, Present}},
+		Extra: []Entry{{at(9), 1, Present}, {at(14), 4, Present}},
+		Live:  []Entry{{at(9), 3, Present}, {at(13), 2, Present}, {at(17), 1, Present}, {at(22), 1, Present}},
+	}
+	base, extra, err := of.Whole()
+	wantBase := []Move{{0, bytes(1), bytes(2), false}, {bytes(3), bytes(3), bytes(1), false}, {bytes(6), bytes(6), bytes(1), false}}
+	wantExtra := []Move{{0, 0, bytes(1), false}, {bytes(1), bytes(4), bytes(1), false}, {bytes(4), bytes(5), bytes(1), false}}
+	if err != nil || !reflect.DeepEqual(base, wantBase) || !reflect.DeepEqual(extra, wantExtra) {
+		t.Errorf("got %v and %v, %v", base, extra, err)
+	}
+	of.Live = append(of.Live, Entry{at(30), 1, Present})
+	if _, _, err := of.Whole(); !errors.Is(err, ErrMap) {
+		t.Errorf("a page that is nowhere: %v", err)
 	}
 }
 
@@ -159,9 +197,11 @@ func FuzzDecode(f *testing.F) {
 		for i, e := range m.Entries {
 			all[i] = Entry{e.Addr, e.Pages, Present}
 		}
-		p, err := m.On(all)
-		if err != nil || p.Size != Bytes(all) || p.Moved() != 0 {
-			t.Fatalf("merged with all its pages: %+v, %v", p, err)
+		for _, of := range []Memory{{Base: all, Live: all}, {Extra: all, Live: all}} {
+			p, err := m.On(of)
+			if err != nil || p.Size != Bytes(of.Extra) || Bytes(p.Live) != Bytes(all) || p.Moved() != 0 {
+				t.Fatalf("merged with all its pages: %+v, %v", p, err)
+			}
 		}
 	})
 }
