@@ -103,6 +103,10 @@ func TestSourceRules(t *testing.T) {
 			if o.MaxRounds > 0 && o.DirtyTracking && Behind(o.Gated, o.TargetReads, rounds(o), o.MaxRounds) {
 				bad("has the gate opened before the target has read what there is")
 			}
+		case SourceCatchUp:
+			if o.Handover != "" || o.Phase != preCopying || o.Report.Failure != nil || o.Report.State != v1alpha1.SourceConverged || !o.Gated || !o.TargetReads || rounds(o) >= o.MaxRounds {
+				bad("takes back that it has converged")
+			}
 		case SourceAwaitTarget:
 			if o.Handover != "" || o.Phase != preCopying || o.Report.Failure != nil || o.Report.State == v1alpha1.SourceConverged || !o.Gated || !o.TargetReads {
 				bad("waits for a target that waits for it")

@@ -119,7 +119,8 @@ const (
 	// longer than so many times what it would be in waiting.
 	freshFactor = 4
 	// halves: while nothing presses, a round that would leave more than this part
-	// dirty again is not worth disturbing the pod.
+	// dirty again is not worth disturbing the pod, nor one that is more than this part of
+	// the one before it.
 	halves = 2
 	// parkShare of the time for which the target's create still waits is for a round and
 	// what follows until the commit, as they are predicted: both have been seen to take
@@ -155,8 +156,8 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // as long again as it has taken so far. One that is not armed is not frozen: then
 // only a round that would leave half of the memory clean is asked for, and none while
 // the target reads: it is armed when that has read everything, this round too. While the
-// target's gate is closed, rounds and reading take turns only as long as each has less to
-// copy than the one before.
+// target's gate is closed, rounds and reading take turns only as long as each round has
+// less than half to copy of what the one before had.
 func ChooseMoment(m MomentInput) Moment {
 	if c, ok := m.settled(); ok {
 		return c
@@ -172,8 +173,8 @@ func ChooseMoment(m MomentInput) Moment {
 		return c.is(MomentFreeze, MomentTargetReads, "the target would have to read another round as well")
 	case m.Gated && 2*o.took+m.Park > m.Left:
 		return c.is(MomentFreeze, MomentNoTime, "the migration's deadline leaves no time for another round and its reading")
-	case m.Gated && m.Before > 0 && float64(o.dirty) > progress*float64(m.Before):
-		return c.is(MomentFreeze, MomentSteadyWriter, fmt.Sprintf("%s dirty: as much was written while the target read the last round as before it", bytesString(o.dirty)))
+	case m.Gated && m.Before > 0 && o.dirty > m.Before/halves:
+		return c.is(MomentFreeze, MomentSteadyWriter, fmt.Sprintf("%s dirty: half as much as before, or more, was written while the last round was made and read", bytesString(o.dirty)))
 	case o.least <= float64(o.dirty)/halves:
 		return c.is(MomentRound, MomentRoundPays, fmt.Sprintf("another round copies %s while the pod runs", bytesString(o.dirty)))
 	}

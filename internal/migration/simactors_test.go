@@ -229,6 +229,8 @@ func (w *world) sourceAgent() *actor {
 					r.State = v1alpha1.SourcePreCopying
 				}
 			})}
+		case SourceCatchUp:
+			return []func(){state(v1alpha1.SourcePreCopying)}
 		case SourceConverge:
 			return []func(){state(v1alpha1.SourceConverged)}
 		case SourceAwaitMoment:

@@ -62,6 +62,8 @@ const (
 	SourcePreflight SourceAction = "Preflight"
 	// SourceRound: one pre-copy round of every container, then Converge.
 	SourceRound SourceAction = "Round"
+	// SourceCatchUp: report PreCopying again, so that the gate stays closed.
+	SourceCatchUp SourceAction = "CatchUp"
 	// SourceAwaitTarget: no round is needed as far as the source knows; look at the dirty
 	// memory now and then until the target has read all there are.
 	SourceAwaitTarget SourceAction = "AwaitTarget"
@@ -220,6 +222,9 @@ func decidePreCopySource(o SourceObservation) SourceAction {
 		// "Rounds go on until the target is parked", but only those that pay.
 		if (o.Verdict == v1alpha1.VerdictContinue || o.Moment == MomentRound) && rounds(o) < o.MaxRounds {
 			return SourceRound
+		}
+		if o.Verdict == v1alpha1.VerdictSwitch && !o.ChainBroken && Behind(o.Gated, o.TargetReads, rounds(o), o.MaxRounds) {
+			return SourceCatchUp // the target came when the source had converged
 		}
 		return SourceAwaitArm
 	case o.MaxRounds == 0 || !o.DirtyTracking:

@@ -66,17 +66,17 @@ func TestWhatTheTargetReadsInASecond(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		// published and verified are when, in seconds, each round was.
-		published, verified []time.Duration
+		published, verified []int
 		want                int64
 	}{
-		{name: "its pod had to be made first", published: []time.Duration{0}, verified: []time.Duration{30}},
-		{name: "one alone", published: []time.Duration{0, 40}, verified: []time.Duration{30, 44}, want: 25},
-		{name: "while it read another", published: []time.Duration{0, 20}, verified: []time.Duration{30, 44}},
-		{name: "two at once", published: []time.Duration{0, 20}, verified: []time.Duration{44, 44}},
+		{name: "its pod had to be made first", published: []int{0}, verified: []int{30}},
+		{name: "one alone", published: []int{0, 40}, verified: []int{30, 44}, want: 25},
+		{name: "while it read another", published: []int{0, 20}, verified: []int{30, 44}},
+		{name: "two at once", published: []int{0, 20}, verified: []int{44, 44}},
 	} {
 		var w dirtyWatch
-		at := func(s time.Duration) time.Time { return begun.Add(s * time.Second) }
-		for now := time.Duration(0); now < 60; now++ {
+		at := func(seconds int) time.Time { return begun.Add(time.Duration(seconds) * time.Second) }
+		for now := range 60 {
 			var rounds, verified int32
 			for i := range tc.published {
 				if tc.published[i] <= now {

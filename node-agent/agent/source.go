@@ -276,6 +276,9 @@ func (s *sourceSession) act(ctx context.Context, m *v1alpha1.Migration, o migrat
 			s.watch.before = s.dirty
 		}
 		return now, s.preCopyRound(ctx, m)
+	case migration.SourceCatchUp:
+		s.report.State = v1alpha1.SourcePreCopying
+		return now, s.publish(ctx)
 	case migration.SourceAwaitArm, migration.SourceAwaitTarget:
 		return s.awaitArm(ctx, m)
 	case migration.SourceStandBy:

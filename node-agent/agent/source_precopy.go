@@ -77,6 +77,9 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	s.recordRound(k, dumped, dirty)
 	s.watch.samples = nil
 	s.keepCount()
+	if later, err := s.get(ctx, s.Client); err == nil {
+		m = later // the target has come meanwhile, or is further
+	}
 	s.decideConvergence(m)
 	if err := s.obeyConvergence(ctx); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonThrottleFailed, "", err)

@@ -64,7 +64,7 @@ func (s *scenario) wasMerged(m *v1alpha1.Migration) {
 	said := slices.DeleteFunc(strings.Split(out, "\n"), func(line string) bool {
 		return !strings.Contains(line, string(m.UID)) || !strings.Contains(line, "restoring from")
 	})
-	if len(said) != 1 || !strings.Contains(said[0], "in one piece") || !strings.Contains(said[0], `"wholeProcesses":1`) {
+	if len(said) != 1 || !strings.Contains(said[0], "from the merged rounds") || !strings.Contains(said[0], `Processes":1`) {
 		s.Errorf("the agents said of the restore: %q", said)
 	}
 }
