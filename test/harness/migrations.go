@@ -18,7 +18,7 @@ import (
 )
 
 // migrationTimeout is how long a migration may take on emulated nodes.
-const migrationTimeout = 5 * time.Minute
+const migrationTimeout = 8 * time.Minute
 
 // Migration describes a migration of a pod. Tests aim at a downtime that the
 // fixed cost of a switchover fits into on emulated nodes.
