@@ -42,7 +42,8 @@ type SourceObservation struct {
 	// ChainBroken: the next dump has to be a full one.
 	ChainBroken bool
 	// Gated: the target's gate holds it back, which is opened when the source has
-	// converged and the target has read all rounds. TargetReads: it has not yet.
+	// converged and the target has read all rounds. TargetReads: it has not yet, and will not
+	// have soon.
 	Gated, TargetReads bool
 	// PeersTold: this agent has told the peers of the frozen pod. Doing it again after
 	// a restart does no harm.

@@ -185,7 +185,7 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		Ready:         s.standby != nil && s.standby.isReady(),
 		PeersTold:     s.told,
 		Gated:         gated(m.Status.Target),
-		TargetReads:   m.Status.Target != nil && m.Status.Target.VerifiedRounds < s.rounds(),
+		TargetReads:   s.targetBehind(m.Status.Target),
 	}
 	if s.hurried(s.preCopyInput(m)) {
 		o.MaxRounds = min(o.MaxRounds, s.rounds()-1)

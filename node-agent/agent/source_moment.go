@@ -23,6 +23,10 @@ const (
 	// seen after two intervals, and each costs a look at the API's cache, at
 	// containerd and at the pod's page maps.
 	momentInterval = 50 * time.Millisecond
+	// readingWorth is for how long the source has written rounds, at the least, whose
+	// reading is waited for before the gate is opened: the target takes about as long, and
+	// each wait costs two writes to the API.
+	readingWorth = 2 * time.Second
 	// countShare of the time, one part in so many, may be spent on counting: a tenth of
 	// one CPU at most, for a look at a large pod takes long.
 	countShare = 10
@@ -156,6 +160,21 @@ func (s *sourceSession) targetReads(t *v1alpha1.TargetStatus) bool {
 		return false
 	}
 	return t.VerifiedRounds < s.rounds() || !gated(t) && s.Now().Sub(s.watch.readAt) < s.Timeouts.Park/3
+}
+
+// targetBehind: the target has rounds to read for a while yet. Little is dirtied until it has
+// read what is written in less.
+func (s *sourceSession) targetBehind(t *v1alpha1.TargetStatus) bool {
+	if t == nil {
+		return false
+	}
+	var took time.Duration
+	for k, r := range roundSamples(s.report.Containers) {
+		if int32(k) >= t.VerifiedRounds {
+			took += r.Duration
+		}
+	}
+	return took >= readingWorth
 }
 
 // gated: the target is on its node, and its gate was not opened.

@@ -246,7 +246,7 @@ func (s *sourceSession) decideConvergence(m *v1alpha1.Migration) {
 		}
 	case c.Verdict == v1alpha1.VerdictSwitch && !converged:
 		if t := m.Status.Target; s.rounds() > 0 && !s.chainBroken &&
-			migration.Behind(gated(t), t != nil && t.VerifiedRounds < s.rounds(), s.rounds(), *m.Spec.PreCopy.MaxRounds) {
+			migration.Behind(gated(t), s.targetBehind(t), s.rounds(), *m.Spec.PreCopy.MaxRounds) {
 			s.report.State = v1alpha1.SourcePreCopying
 			break
 		}

@@ -209,7 +209,8 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 	return never, fmt.Errorf("unknown action %q", action)
 }
 
-// mergeLag is by how many finished rounds the target may be behind and merge them still.
+// mergeLag is by how many finished rounds the target may be behind and merge them still,
+// once its gate is open; before, the source waits for it.
 const mergeLag = 2
 
 // verifyRound reads one finished round through: it is checked, and its pages are in the
@@ -239,7 +240,8 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration, 
 			return t.failUnpacking(ctx, m, err)
 		}
 	}
-	if behind := *m.Status.Source.Round - t.report.VerifiedRounds; behind >= mergeLag {
+	opened := t.report.State != "" && t.report.State != v1alpha1.TargetGated
+	if behind := *m.Status.Source.Round - t.report.VerifiedRounds; opened && behind >= mergeLag {
 		// The freeze waits for what is verified, and for nothing else.
 		for _, c := range containers {
 			if err := set.StopMerging(c.Name, fmt.Errorf("the target was %d rounds behind after %d", behind, t.report.VerifiedRounds)); err != nil {

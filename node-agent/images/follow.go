@@ -5,7 +5,9 @@ package images
 
 import (
 	"context"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +61,6 @@ func (s *Set) FollowFinal(container string) (over func(), err error) {
 func (s *Set) follow(container, name string) (over func()) {
 	f := &following{over: make(chan struct{}), done: make(chan struct{}), files: map[string]*followed{}}
 	s.mu.Lock()
-	s.forgetFollowed(container, name)
 	s.follows[container+"/"+name] = f
 	s.mu.Unlock()
 	go func() {
@@ -73,15 +74,19 @@ func (s *Set) follow(container, name string) (over func()) {
 	return f.end
 }
 
-// followedOf waits for what is known of a directory that was followed, nil if it was not,
-// and forgets it.
-func (s *Set) followedOf(ctx context.Context, container, name string) map[string]*followed {
+// endFollowing returns, and forgets, what is known of a directory that was followed, nil if
+// it was not. None of its files is open any more: NFS keeps the name of one that is, and
+// with it the directory.
+func (s *Set) endFollowing(ctx context.Context, container, name string) map[string]*followed {
+	key := container + "/" + name
 	s.mu.Lock()
-	f := s.forgetFollowed(container, name)
+	f := s.follows[key]
+	delete(s.follows, key)
 	s.mu.Unlock()
 	if f == nil {
 		return nil
 	}
+	f.end()
 	select {
 	case <-f.done:
 		return f.files
@@ -90,15 +95,19 @@ func (s *Set) followedOf(ctx context.Context, container, name string) map[string
 	}
 }
 
-// forgetFollowed ends the following, if there is one, and returns it. The caller holds mu.
-func (s *Set) forgetFollowed(container, name string) *following {
-	key := container + "/" + name
-	f := s.follows[key]
-	if f != nil {
+// endAllFollowing is endFollowing for all that are followed.
+func (s *Set) endAllFollowing(ctx context.Context) {
+	s.mu.Lock()
+	all := slices.Collect(maps.Values(s.follows))
+	clear(s.follows)
+	s.mu.Unlock()
+	for _, f := range all {
 		f.end()
-		delete(s.follows, key)
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
 	}
-	return f
 }
 
 func (f *following) end() { f.once.Do(func() { close(f.over) }) }

@@ -162,6 +162,34 @@ func TestFollowingARoundThatStartsAgain(t *testing.T) {
 	}
 }
 
+// On a network file system a directory cannot be removed as long as a file of it is open.
+func TestNothingIsOpenWhenItIsRemoved(t *testing.T) {
+	ctx := context.Background()
+	for name, remove := range map[string]func(set *Set) error{
+		"the set":   func(set *Set) error { return set.Remove(ctx) },
+		"the round": func(set *Set) error { return set.RemoveRound(ctx, container, 0) },
+		"another try": func(set *Set) error {
+			_, err := set.PrepareRound(ctx, container, 0)
+			return err
+		},
+	} {
+		set := newSet(t, newStore(t, t.TempDir(), ""), testUID)
+		dir, err := set.PrepareRound(ctx, container, 0)
+		must(t, err)
+		w := newWriter(t, dir, "pages-1.img")
+		w.append(pages(1, 2*pieceSize))
+		_, err = set.FollowRound(container, 0)
+		must(t, err)
+		f := set.follows[container+"/"+RoundName(0)]
+		must(t, remove(set))
+		select {
+		case <-f.done:
+		default:
+			t.Errorf("%s: a file of it may be open", name)
+		}
+	}
+}
+
 func TestFollowingWhatIsNotThere(t *testing.T) {
 	set := newSet(t, newStore(t, t.TempDir(), ""), testUID)
 	if _, err := set.FollowRound("../x", 0); !errors.Is(err, ErrInvalidName) {
@@ -172,7 +200,7 @@ func TestFollowingWhatIsNotThere(t *testing.T) {
 	}
 	f := set.follows[container+"/"+finalName]
 	<-f.done
-	if known := set.followedOf(context.Background(), container, finalName); len(known) != 0 {
+	if known := set.endFollowing(context.Background(), container, finalName); len(known) != 0 {
 		t.Errorf("known: %v", known)
 	}
 }

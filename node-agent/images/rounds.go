@@ -135,7 +135,7 @@ func (s *Set) readRound(ctx context.Context, key roundKey, w *roundWork, sync bo
 			return h, nil
 		}
 		in := into.round(key.k)
-		h, err := hashDir(ctx, d, key.container, key.name(), reading{sync: sync, into: in, known: s.followedOf(ctx, key.container, key.name())})
+		h, err := hashDir(ctx, d, key.container, key.name(), reading{sync: sync, into: in, known: s.endFollowing(ctx, key.container, key.name())})
 		if err == nil && h.Dir.Parent != "" && h.Dir.Parent != Parent(key.k) {
 			into.giveUp(fmt.Errorf("round %d builds on %q", key.k, h.Dir.Parent))
 		}

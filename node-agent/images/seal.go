@@ -130,7 +130,7 @@ func (s *Set) describe(ctx context.Context, container, name string) (*hashed, er
 		return nil, err
 	}
 	defer d.close()
-	return hashDir(ctx, d, container, name, reading{sync: true, known: s.followedOf(ctx, container, name)})
+	return hashDir(ctx, d, container, name, reading{sync: true, known: s.endFollowing(ctx, container, name)})
 }
 
 // publish writes the manifest so that it is there whole or not at all, also

@@ -100,6 +100,7 @@ func (s *Set) PrepareLastFiles(ctx context.Context, container string) (string, e
 }
 
 func (s *Set) prepare(ctx context.Context, container, name string) (string, error) {
+	s.endFollowing(ctx, container, name)
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
@@ -131,9 +132,9 @@ func (s *Set) RemoveRound(ctx context.Context, container string, k int) error {
 		return err
 	}
 	key := roundKey{container, k, false}
+	s.endFollowing(ctx, container, key.name())
 	s.mu.Lock()
 	delete(s.rounds, key)
-	s.forgetFollowed(container, key.name())
 	err := s.dropState(key)
 	s.mu.Unlock()
 	if err != nil {
@@ -146,6 +147,7 @@ func (s *Set) RemoveRound(ctx context.Context, container string, k int) error {
 // is not there is not an error. The manifest goes first, so that a set that is
 // half removed can never be taken for a whole one.
 func (s *Set) Remove(ctx context.Context) error {
+	s.endAllFollowing(ctx)
 	for _, name := range []string{manifestName, "."} {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -158,10 +160,6 @@ func (s *Set) Remove(ctx context.Context) error {
 	defer s.mu.Unlock()
 	clear(s.rounds)
 	clear(s.merges)
-	for _, f := range s.follows {
-		f.end()
-	}
-	clear(s.follows)
 	return s.store.forget(s.uid)
 }
 
