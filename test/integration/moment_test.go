@@ -217,7 +217,7 @@ func TestTheGateIsOpenedWhenLittleIsDirty(t *testing.T) {
 						}
 						return nil
 					}
-					time.Sleep(pollInterval)
+					time.Sleep(pollInterval) // the hook has nothing to watch with
 				}
 				return ctx.Err()
 			})
