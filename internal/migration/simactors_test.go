@@ -187,7 +187,7 @@ func (w *world) sourceAgent() *actor {
 			Moment: moments[w.pick(len(moments))], Verdict: v1alpha1.VerdictSwitch, Standing: w.pick(4) > 0, ChainBroken: w.pick(20) == 0}
 		o.Ready = o.Standing && w.pick(3) > 0
 		if t := m.Status.Target; t != nil {
-			o.Gated = t.NodeName != "" && (t.State == "" || t.State == v1alpha1.TargetGated)
+			o.Gated = t.NodeName != "" && GateClosed(t.State)
 			o.TargetReads = t.VerifiedRounds < rounds(o)
 		}
 		if w.pick(3) == 0 {

@@ -244,6 +244,9 @@ func decidePreCopySource(o SourceObservation) SourceAction {
 	return SourceRound
 }
 
+// GateClosed says whether a target in this state is still held back by its gate.
+func GateClosed(s v1alpha1.TargetState) bool { return s == "" || s == v1alpha1.TargetGated }
+
 // Behind says whether a source that could be frozen as far as its own rounds go is not to
 // report so yet: the target, held back by its gate, has rounds to read, and another one is
 // allowed for what is dirtied meanwhile.

@@ -111,7 +111,8 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
 		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
-		TargetReads: s.targetReads(m.Status.Target), Gated: o.Gated, Before: w.before, Left: migration.Deadline(m).Sub(s.Now()), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
+		TargetReads: s.targetReads(m.Status.Target), Gated: o.Gated, Before: w.before,
+		Left: migration.Deadline(m).Sub(s.Now()), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
 	})
 	if o.Ready {
 		s.log.V(1).Info("moment", "verdict", s.moment.Verdict, "reason", s.moment.Reason, "dirty", s.dirty, "rate", s.moment.Rate,
@@ -179,7 +180,7 @@ func (s *sourceSession) targetBehind(t *v1alpha1.TargetStatus) bool {
 
 // gated: the target is on its node, and its gate was not opened.
 func gated(t *v1alpha1.TargetStatus) bool {
-	return t != nil && t.NodeName != "" && (t.State == "" || t.State == v1alpha1.TargetGated)
+	return t != nil && t.NodeName != "" && migration.GateClosed(t.State)
 }
 
 // hurried: the target's create has been parked for a good part of its time, which the

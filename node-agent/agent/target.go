@@ -240,8 +240,7 @@ func (t *targetSession) verifyRound(ctx context.Context, m *v1alpha1.Migration, 
 			return t.failUnpacking(ctx, m, err)
 		}
 	}
-	opened := t.report.State != "" && t.report.State != v1alpha1.TargetGated
-	if behind := *m.Status.Source.Round - t.report.VerifiedRounds; opened && behind >= mergeLag {
+	if behind := *m.Status.Source.Round - t.report.VerifiedRounds; !migration.GateClosed(t.report.State) && behind >= mergeLag {
 		// The freeze waits for what is verified, and for nothing else.
 		for _, c := range containers {
 			if err := set.StopMerging(c.Name, fmt.Errorf("the target was %d rounds behind after %d", behind, t.report.VerifiedRounds)); err != nil {

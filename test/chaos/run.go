@@ -195,6 +195,8 @@ func (r *run) at(ctx context.Context, fault, point string, process program, wher
 
 // whereItIs is what the migration says of itself, as part of an error.
 func (r *run) whereItIs(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanLimit) // the API may be paused
+	defer cancel()
 	m := r.migration.DeepCopy()
 	if err := r.Get(ctx, client.ObjectKeyFromObject(m), m); err != nil {
 		return err
