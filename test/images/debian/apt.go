@@ -70,8 +70,7 @@ func (a *Apt) Download(ctx context.Context, packages []string) (map[string]strin
 
 func (a *Apt) archives() string { return filepath.Join(a.dir, "archives") }
 
-// prepare writes the configuration. The archive's address is the one that the
-// machine's own apt uses for its own release.
+// prepare writes the configuration.
 func (a *Apt) prepare(ctx context.Context) error {
 	for _, d := range []string{"lists/partial", "archives/partial", "parts"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, d), 0o755); err != nil {
@@ -81,18 +80,27 @@ func (a *Apt) prepare(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(a.dir, "status"), nil, 0o644); err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, "apt-get", "indextargets",
-		"--format", "$(ORIGIN) $(COMPONENT) $(RELEASE) $(REPO_URI)", "Created-By: Packages").Output()
-	if err != nil {
-		return fmt.Errorf("asking apt for its sources: %w", err)
-	}
-	uri, err := mirror(out)
+	line, err := Source(ctx, a.suite)
 	if err != nil {
 		return err
 	}
-	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	line := fmt.Sprintf("deb [arch=amd64 signed-by=%s] %s %s main\n", keyring, uri, a.suite)
 	return os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(line), 0o644)
+}
+
+// Source is the line of apt's configuration for a suite of the archive that the
+// machine's own apt uses for its own release; ErrNoMirror when it uses none.
+func Source(ctx context.Context, suite string) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets",
+		"--format", "$(ORIGIN) $(COMPONENT) $(RELEASE) $(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking apt for its sources: %w", err)
+	}
+	uri, err := mirror(out)
+	if err != nil {
+		return "", err
+	}
+	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	return fmt.Sprintf("deb [arch=amd64 signed-by=%s] %s %s main\n", keyring, uri, suite), nil
 }
 
 // mirror picks the archive's address from the targets that apt knows: that of

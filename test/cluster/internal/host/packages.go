@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +83,28 @@ const aptLock = "/run/lock/godwit-apt.lock"
 // InstallPackages installs Debian packages, with the package lists fetched
 // before. The output goes to log.
 func InstallPackages(ctx context.Context, log io.Writer, names []string) error {
+	return withApt(func() error {
+		systemd := false
+		if _, err := os.Stat("/run/systemd/system"); err == nil {
+			systemd = true
+		}
+		if systemd {
+			if err := Run(ctx, "systemctl", "mask", "--runtime", nfsService); err != nil {
+				return err
+			}
+		}
+		err := apt(ctx, log, nil, names...)
+		if systemd {
+			err = errors.Join(err,
+				Run(ctx, "systemctl", "unmask", "--runtime", nfsService),
+				Run(ctx, "systemctl", "disable", nfsService))
+		}
+		return err
+	})
+}
+
+// withApt calls f when nobody else of this repository runs apt.
+func withApt(f func() error) error {
 	lock, err := os.OpenFile(aptLock, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return err
@@ -90,25 +113,16 @@ func InstallPackages(ctx context.Context, log io.Writer, names []string) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", aptLock, err)
 	}
+	return f()
+}
+
+// apt fetches the package lists and installs what is named.
+func apt(ctx context.Context, log io.Writer, options []string, names ...string) error {
 	env := []string{"DEBIAN_FRONTEND=noninteractive"}
-	systemd := false
-	if _, err := os.Stat("/run/systemd/system"); err == nil {
-		systemd = true
+	update := slices.Concat([]string{"apt-get"}, options, []string{"update"})
+	install := slices.Concat([]string{"apt-get", "-o", "DPkg::Lock::Timeout=600"}, options, []string{"install", "-y", "--no-install-recommends"}, names)
+	if err := (Command{Args: update, Env: env, Log: log}).Run(ctx); err != nil {
+		return err
 	}
-	if systemd {
-		if err := Run(ctx, "systemctl", "mask", "--runtime", nfsService); err != nil {
-			return err
-		}
-	}
-	err = Command{Args: []string{"apt-get", "update"}, Env: env, Log: log}.Run(ctx)
-	if err == nil {
-		args := append([]string{"apt-get", "-o", "DPkg::Lock::Timeout=600", "install", "-y", "--no-install-recommends"}, names...)
-		err = Command{Args: args, Env: env, Log: log}.Run(ctx)
-	}
-	if systemd {
-		err = errors.Join(err,
-			Run(ctx, "systemctl", "unmask", "--runtime", nfsService),
-			Run(ctx, "systemctl", "disable", nfsService))
-	}
-	return err
+	return Command{Args: install, Env: env, Log: log}.Run(ctx)
 }

@@ -102,10 +102,21 @@ func installPackages(ctx context.Context, c *cache.Cache, report *progress.Repor
 	}
 	defer lock.Unlock()
 	missing, err := host.MissingPackages(ctx)
-	if err != nil || len(missing) == 0 {
+	if err != nil {
 		return err
 	}
-	return report.Step("install host packages: "+strings.Join(missing, " "), func() error {
-		return host.InstallPackages(ctx, log, missing)
-	})
+	if len(missing) > 0 {
+		if err := report.Step("install host packages: "+strings.Join(missing, " "), func() error {
+			return host.InstallPackages(ctx, log, missing)
+		}); err != nil {
+			return err
+		}
+	}
+	old, err := host.OldEmulator(ctx)
+	if err != nil || !old {
+		return err
+	}
+	// The old one does as well, only slower.
+	_ = report.Step("install a newer emulator", func() error { return host.UpgradeEmulator(ctx, log) })
+	return nil
 }
