@@ -36,7 +36,7 @@ var version = "dev"
 // options are the command's flags and its pod's identity.
 type options struct {
 	nodeName, imagesDir, runDir, restoreDir, wrapper, guard string
-	metricsAddr, probeAddr                                  string
+	metricsAddr, probeAddr, pprofAddr                       string
 	installRuntime, cleanupOnUninstall                      bool
 	podName, podNamespace                                   string
 	logLevel                                                string
@@ -60,6 +60,7 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.guard, "guard", "/usr/local/bin/godwit-guard", "the guard in the agent's image, a plugin of containerd, copied to the node")
 	fs.StringVar(&o.metricsAddr, "metrics-bind-address", ":8080", "address of the metrics endpoint, 0 switches it off")
 	fs.StringVar(&o.probeAddr, "health-probe-bind-address", ":8081", "address of the health probes")
+	fs.StringVar(&o.pprofAddr, "pprof-bind-address", "", "address of the profiles of net/http/pprof; empty serves none")
 	fs.BoolVar(&o.installRuntime, "install-runtime", true, "add the runtime handler to containerd when the agent starts")
 	fs.BoolVar(&o.cleanupOnUninstall, "cleanup-on-uninstall", true, "remove the runtime handler when the agent's DaemonSet is deleted")
 	fs.StringVar(&o.logLevel, "log-level", "info", "info or debug")
@@ -186,6 +187,7 @@ func newManager(o options) (ctrl.Manager, error) {
 		Scheme:                 scheme,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddr},
 		HealthProbeBindAddress: o.probeAddr,
+		PprofBindAddress:       o.pprofAddr,
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{
 			// Only this node's pods: an agent has no business with others.
 			&corev1.Pod{}: {Field: fields.OneTermEqualSelector("spec.nodeName", o.nodeName)},
