@@ -26,6 +26,8 @@ import (
 // there is, in the place of CRIU, this program: it looks at runc's request without
 // taking it from the socket, and becomes CRIU, which finds the request there, once the
 // images are complete and the target owns the pod. CRIU has seen nothing until then.
+//
+// It is there when the agent dumps a container as well, for the sake of CRIU's log.
 const (
 	// criuName is what runc starts, the first in PATH.
 	criuName = "criu"
@@ -73,15 +75,18 @@ func becomeCRIU(args []string) error {
 	// (criu/crtools.c).
 	if len(args) > 2 && args[1] == "swrk" {
 		fd, err := strconv.Atoi(args[2])
-		if err == nil {
+		if err == nil && os.Getenv(wire.EnvDumpOnly) == "" {
 			err = holdRestore(fd)
+		}
+		if err == nil {
+			err = quieten(fd)
 		}
 		if err != nil {
 			return fmt.Errorf("%w: %w", errStandIn, err)
 		}
 	}
 	env := slices.DeleteFunc(os.Environ(), func(e string) bool {
-		return strings.HasPrefix(e, "PATH=") || strings.HasPrefix(e, standInEnv)
+		return strings.HasPrefix(e, "PATH=") || strings.HasPrefix(e, standInEnv) || strings.HasPrefix(e, wire.EnvDumpOnly+"=")
 	})
 	err = syscall.Exec(program, args, append(env, "PATH="+strings.Join(path, ":")))
 	return fmt.Errorf("exec %s: %w", program, err)
@@ -164,8 +169,9 @@ type request struct {
 	pipes map[string]uint64
 }
 
-// The kinds of requests that make no process.
+// Kinds of requests (criu_req_type). The last two make no process.
 const (
+	kindRestore      = 2
 	kindFeatureCheck = 9
 	kindVersion      = 10
 )

@@ -7,13 +7,19 @@ package wire
 // directory.
 const ActionScriptName = "godwit-criu-script"
 
-// What the action script is told by the environment of the runc that starts CRIU.
+// StandInDir is the directory, in the wrapper's, in which the wrapper has the name of
+// CRIU: the first in PATH of a runc that is to find the stand-in.
+const StandInDir = "stand-in"
+
+// What the action script and the stand-in are told by the environment of the runc that starts CRIU.
 const (
 	// EnvDumpReady is a pipe that gets a line when a dump is about to look at the
 	// tasks, EnvDumpGo one that then gives the line "go", or ends. Without them a
 	// dump is not held up.
 	EnvDumpReady = "GODWIT_DUMP_READY"
 	EnvDumpGo    = "GODWIT_DUMP_GO"
+	// EnvDumpOnly is not empty if the stand-in for CRIU is to hold nothing back.
+	EnvDumpOnly = "GODWIT_DUMP_ONLY"
 	// EnvWrapper is the program for those steps of a restore that need one.
 	EnvWrapper = "GODWIT_WRAPPER"
 )

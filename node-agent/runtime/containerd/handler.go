@@ -87,6 +87,11 @@ func (o HandlerOptions) actionScript() string {
 	return path.Join(path.Dir(o.Binary), wire.ActionScriptName)
 }
 
+// standIn is the wrapper under the name of CRIU, in wire.StandInDir.
+func (o HandlerOptions) standIn() string {
+	return path.Join(path.Dir(o.Binary), wire.StandInDir, "criu")
+}
+
 // guardLink is the guard among the plugins. The number orders them: a refusal comes
 // before others have done work for nothing.
 func (o HandlerOptions) guardLink(plugins string) string {
@@ -138,6 +143,9 @@ func (r *Runtime) InstallHandler(ctx context.Context, b Binaries, o HandlerOptio
 	if done.BinaryChanged, err = r.replace(o.Binary, b.Wrapper, 0o755); err != nil {
 		return done, fmt.Errorf("install the wrapper: %w", err)
 	}
+	if err := r.link(o.Binary, o.standIn()); err != nil {
+		return done, fmt.Errorf("install the stand-in for CRIU: %w", err)
+	}
 	// Before containerd is restarted for the handler, so that it starts the guard.
 	if err := r.installGuard(effective, b.Guard, o); err != nil {
 		return done, fmt.Errorf("install the guard: %w", err)
@@ -170,12 +178,17 @@ func (r *Runtime) installGuard(effective config, guard []byte, o HandlerOptions)
 	if _, err := r.replace(o.GuardBinary, guard, 0o755); err != nil {
 		return err
 	}
-	dir, err := r.o.Host.MkdirAll(plugins, 0o755)
+	return r.link(o.GuardBinary, o.guardLink(plugins))
+}
+
+// link makes a symbolic link on the node, and the directory it is in.
+func (r *Runtime) link(target, name string) error {
+	dir, err := r.o.Host.MkdirAll(path.Dir(name), 0o755)
 	if err != nil {
 		return err
 	}
 	dir.Close()
-	return r.o.Host.Symlink(o.GuardBinary, o.guardLink(plugins))
+	return r.o.Host.Symlink(target, name)
 }
 
 // removeGuard takes the guard away; a containerd that runs keeps it until it ends.
@@ -266,7 +279,7 @@ func (r *Runtime) UninstallHandler(ctx context.Context, o HandlerOptions) (Unins
 			return done, err
 		}
 	}
-	for _, name := range []string{o.Binary, o.actionScript()} {
+	for _, name := range []string{o.standIn(), path.Dir(o.standIn()), o.Binary, o.actionScript()} {
 		if err := r.o.Host.Remove(name); err != nil {
 			return done, fmt.Errorf("remove the wrapper: %w", err)
 		}

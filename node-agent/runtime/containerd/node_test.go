@@ -74,7 +74,7 @@ func TestHandlerOnNode(t *testing.T) {
 			t.Fatalf("%+v, %v", done, err)
 		}
 	}
-	for _, name := range []string{"/etc/containerd/conf.d/" + o.DropIn, o.Binary, o.actionScript(), o.GuardBinary, o.guardLink(c.nriPlugins())} {
+	for _, name := range []string{"/etc/containerd/conf.d/" + o.DropIn, o.Binary, o.actionScript(), o.standIn(), o.GuardBinary, o.guardLink(c.nriPlugins())} {
 		if _, err := h.ReadFile(name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -18,8 +18,11 @@ import (
 	"godwit.dev/godwit/node-agent/runtime/watches"
 )
 
-// DefaultActionScript is beside the wrapper.
-const DefaultActionScript = "/opt/godwit/bin/" + wire.ActionScriptName
+// Both are beside the wrapper.
+const (
+	DefaultActionScript = "/opt/godwit/bin/" + wire.ActionScriptName
+	DefaultStandIn      = "/opt/godwit/bin/" + wire.StandInDir
+)
 
 // Options configure a Runtime. Only Host is required.
 type Options struct {
@@ -40,6 +43,10 @@ type Options struct {
 	// not, a dump is started only after its container was frozen. Default
 	// DefaultActionScript.
 	ActionScript string
+	// StandIn is the directory of the node with the stand-in for CRIU, which shortens
+	// the log of the final dump. Where it is not, the dump takes longer. Default
+	// DefaultStandIn.
+	StandIn string
 	// SeizeTimeout bounds how long CRIU may take to stop the tasks. Default 10 s.
 	SeizeTimeout time.Duration
 }
@@ -86,6 +93,9 @@ func New(o Options) *Runtime {
 	}
 	if o.ActionScript == "" {
 		o.ActionScript = DefaultActionScript
+	}
+	if o.StandIn == "" {
+		o.StandIn = DefaultStandIn
 	}
 	if o.SeizeTimeout == 0 {
 		o.SeizeTimeout = 10 * time.Second

@@ -42,7 +42,7 @@ func (r *Runtime) Dump(ctx context.Context, c runtime.Container, o runtime.DumpO
 	if err != nil {
 		return s, fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	}
-	if freeze := o.Freeze; freeze != nil && !r.hasActionScript() {
+	if freeze := o.Freeze; freeze != nil && !r.has(r.o.ActionScript) {
 		// Nobody has installed it on this node: runc's start is part of the freeze.
 		o.Freeze = nil
 		if o.Deadline, err = freeze(ctx, notBegun{&o}); err != nil {
@@ -173,8 +173,9 @@ func (n notBegun) Rebase(parent string) error {
 
 var errNoParent = errors.New("a dump without a parent was started, and gets none")
 
-func (r *Runtime) hasActionScript() bool {
-	f, err := r.o.Host.Open(r.o.ActionScript, unix.O_PATH, 0)
+// has says whether the node has a file.
+func (r *Runtime) has(name string) bool {
+	f, err := r.o.Host.Open(name, unix.O_PATH, 0)
 	if err != nil {
 		return false
 	}
@@ -259,6 +260,11 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 		ready, goOn := wait.Paths()
 		env = append(env, wire.EnvDumpReady+"="+ready, wire.EnvDumpGo+"="+goOn)
 	}
+	standIn := ""
+	if r.has(r.o.StandIn) {
+		standIn = r.o.StandIn
+		env = append(env, wire.EnvDumpOnly+"=1")
+	}
 	if err := ctx.Err(); err != nil {
 		return s, err // the last chance to give up with nothing touched
 	}
@@ -266,6 +272,7 @@ func (r *Runtime) runDump(ctx context.Context, c runtime.Container, o runtime.Du
 		return r.o.Host.Start(host.Command{
 			Args:  r.dumpArgs(c, o, flags),
 			Env:   env,
+			Path:  standIn,
 			Group: group(c),
 		})
 	})

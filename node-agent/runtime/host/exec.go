@@ -27,6 +27,8 @@ type Command struct {
 	Args []string
 	// Env is added to a minimal environment.
 	Env []string
+	// Path is a directory of the node in which the command finds others first.
+	Path string
 	// Dir is the working directory, a path of the node. Default "/".
 	Dir string
 	// Stdin is the input; none when empty.
@@ -114,10 +116,14 @@ func (h *Host) start(p *Process, c Command) error {
 		return err
 	}
 	defer cg.Close()
+	path := searchPath
+	if c.Path != "" {
+		path = c.Path + ":" + path
+	}
 	cmd := &exec.Cmd{
 		Path:       name,
 		Args:       c.Args,
-		Env:        append([]string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C"}, c.Env...),
+		Env:        append([]string{"PATH=" + path, "HOME=/root", "LC_ALL=C"}, c.Env...),
 		Dir:        c.Dir,
 		Stdout:     p.stdout,
 		Stderr:     p.stderr,
