@@ -11,8 +11,8 @@ import (
 const costHead = `## What a migration costs
 
 A Redis of a cell's size is migrated while redis-benchmark sets random keys of it,
-a thousand in each run, on the node that it moves from. Each of the two requests half a
-CPU. Medians over the repetitions.
+four hundred in each run, one after the other, on the node that it moves from. Each of the
+two requests half a CPU. Medians over the repetitions.
 
 - A run counts **before** the first round; **in a round** if a tenth of it or more is
   in rounds; **between** the rounds if less is, up to the freeze; and **after** the
