@@ -65,6 +65,11 @@ type TargetReport struct {
 	// +listMapKey=name
 	// +optional
 	Containers []TargetContainerStatus `json:"containers,omitempty"`
+	// preparedAt is when the parked creates had done what can be done of a restore before
+	// the images are complete, or had found that they cannot: the source waits for it,
+	// though not for long, before it is frozen.
+	// +optional
+	PreparedAt *metav1.MicroTime `json:"preparedAt,omitempty"`
 	// restoreStartedAt is when the parked creates were allowed to restore.
 	// +optional
 	RestoreStartedAt *metav1.MicroTime `json:"restoreStartedAt,omitempty"`

@@ -780,6 +780,10 @@ func (in *TargetReport) DeepCopyInto(out *TargetReport) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.PreparedAt != nil {
+		in, out := &in.PreparedAt, &out.PreparedAt
+		*out = (*in).DeepCopy()
+	}
 	if in.RestoreStartedAt != nil {
 		in, out := &in.RestoreStartedAt, &out.RestoreStartedAt
 		*out = (*in).DeepCopy()

@@ -110,6 +110,8 @@ func TestDecideTarget(t *testing.T) {
 	gate := func(o *TargetObservation) { o.GateRunning = true }
 	parked := func(o *TargetObservation) { o.Parked = true }
 	prepared := func(o *TargetObservation) { o.Prepared = true }
+	settled := func(o *TargetObservation) { o.Prepared, o.Settled = true, true }
+	saidSo := func(o *TargetObservation) { o.Report.PreparedAt = &metav1.MicroTime{} }
 	expired := func(o *TargetObservation) { o.ParkExpired = true }
 	behind := func(o *TargetObservation) { o.VerifiedRounds = 1 }
 	dumped := func(o *TargetObservation) { o.SourceState, o.ManifestDigest = v1alpha1.SourceDumped, "d" }
@@ -148,6 +150,9 @@ func TestDecideTarget(t *testing.T) {
 		"frozen":                         {at(switching, v1alpha1.TargetParked, parked, source(v1alpha1.SourceFrozen)), TargetPrepare},
 		"prepared":                       {at(switching, v1alpha1.TargetParked, parked, prepared, source(v1alpha1.SourceFrozen)), TargetIdle},
 		"prepared, another round":        {at(switching, v1alpha1.TargetParked, parked, prepared, behind, source(v1alpha1.SourceReady)), TargetVerifyRound},
+		"has prepared":                   {at(switching, v1alpha1.TargetParked, parked, settled, source(v1alpha1.SourceReady)), TargetReportPrepared},
+		"has prepared and said so":       {at(switching, v1alpha1.TargetParked, parked, settled, saidSo, source(v1alpha1.SourceReady)), TargetIdle},
+		"has prepared, dumped meanwhile": {at(switching, v1alpha1.TargetParked, parked, settled, dumped), TargetCommit},
 		"dumped, not prepared":           {at(switching, v1alpha1.TargetParked, parked, dumped), TargetCommit},
 		"near, and the park expires":     {at(switching, v1alpha1.TargetParked, parked, expired, source(v1alpha1.SourceReady)), TargetGiveBack},
 		"dumped, not armed":              {at(preCopying, v1alpha1.TargetParked, parked, dumped), TargetIdle},

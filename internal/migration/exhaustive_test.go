@@ -71,7 +71,7 @@ func TestSourceRules(t *testing.T) {
 				bad("copies without end")
 			}
 		case SourceAwaitMoment:
-			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Moment != MomentWait || !o.Ready || rounds(o) > o.MaxRounds {
+			if o.Handover != "" || o.Phase != switching || o.Frozen || o.Killed || o.Report.Failure != nil || o.Moment != MomentWait || !o.Ready || rounds(o) > o.MaxRounds && !o.Refreshed {
 				bad("waits for a better moment when there is none")
 			}
 		case SourceClean:
@@ -133,7 +133,7 @@ func TestSourceRules(t *testing.T) {
 									check(SourceObservation{Phase: phase, Handover: reg, Report: r, MaxRounds: maxRounds, SwitchoverTimeout: time.Minute, DirtyTracking: flags[1],
 										PodGone: flags[2], Frozen: flags[3], Killed: flags[4], FrozenFor: frozenFor, Verdict: verdict, Moment: moment,
 										Standing: flags[5], Ready: flags[5] && flags[6], ChainBroken: !flags[5] && flags[6],
-										Gated: flags[7], TargetReads: flags[7] && flags[6]})
+										Gated: flags[7], TargetReads: flags[7] && flags[6], Refreshed: flags[5] && flags[7]})
 								}
 							}
 						}
@@ -181,6 +181,10 @@ func TestTargetRules(t *testing.T) {
 			if o.Handover != "" || o.Phase != switching || !o.Parked || o.Prepared || o.Report.Failure != nil || o.NodeChanged || o.ParkExpired || o.Rebooted {
 				bad("prepares what will not be restored")
 			}
+		case TargetReportPrepared:
+			if o.Handover != "" || o.Phase != switching || !o.Parked || !o.Settled || o.Report.PreparedAt != nil || o.Report.Failure != nil || o.NodeChanged || o.ParkExpired || o.Rebooted {
+				bad("reports that it is prepared for what will not be restored, or twice")
+			}
 		case TargetOpenGate:
 			if o.Handover != "" || o.SourceState != v1alpha1.SourceConverged || o.VerifiedRounds < o.SourceRounds {
 				bad("releases too early")
@@ -222,11 +226,16 @@ func TestTargetRules(t *testing.T) {
 								if treeGone {
 									r.TreeGoneAt = &metav1.MicroTime{}
 								}
-								check(TargetObservation{Phase: phase, Handover: reg, Lost: lost, Rebooted: rebooted, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
+								o := TargetObservation{Phase: phase, Handover: reg, Lost: lost, Rebooted: rebooted, SourceState: source, SourceRounds: 2, ManifestDigest: digest, Report: r,
 									GateRunning: flags[1], Parked: flags[2], ParkExpired: flags[3], Restored: flags[4], RestoreFailed: flags[5],
 									TreeGone: flags[6], RestoreBegun: flags[7], PodGone: flags[8], NodeChanged: flags[9], Restoring: flags[10], VerifiedRounds: verified,
 									// Rounds do not matter any more when it does.
-									StandStill: verified == 2 && !flags[4]})
+									StandStill: verified == 2 && !flags[4]}
+								check(o)
+								if o.Parked {
+									o.Prepared, o.Settled = true, true
+									check(o)
+								}
 							}
 						}
 					}

@@ -41,8 +41,9 @@ type MomentInput struct {
 	Now, ArmedAt time.Duration
 	// Armed: the target is ready, and every moment until the freeze counts.
 	Armed bool
-	// Refreshed: a round was made since the source was armed.
-	Refreshed bool
+	// Refreshed: a round was made since the source was armed. Unread: the target has not
+	// read all rounds.
+	Refreshed, Unread bool
 	// TargetReads: the target has rounds to read, or was seen to have read them all only
 	// just now.
 	TargetReads bool
@@ -145,9 +146,9 @@ func MomentPatience(limits ...time.Duration) time.Duration {
 // ChooseMoment decides when a converged source is frozen. The dirty memory only
 // grows until a round clears it, so waiting alone never helps: what helps is a
 // round that the pod does not write during, and to freeze right after it. Rules,
-// first match wins: nothing to decide; a broken chain is begun again; little dirty
-// already; in a burst, wait for its end, if that is worth it; a round, if it is
-// worth it; freeze.
+// first match wins: nothing to decide; the last round is read; a broken chain is begun
+// again; little dirty already; in a burst, wait for its end, if that is worth it; a round,
+// if it is worth it; freeze.
 //
 // An armed source gets one round, unless the target's create cannot wait for it and the
 // freeze may do without, and a burst is waited for no longer than
@@ -186,6 +187,9 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 	switch {
 	case len(m.Rounds) == 0:
 		return c.is(MomentFreeze, MomentNoRounds, "nothing is copied before the freeze"), true
+	case m.Refreshed && m.Unread && m.readFirst():
+		c.Wait = m.Patience - m.Now
+		return c.is(MomentWait, MomentTargetReads, "a round has just ended: the target reads it before the pod is frozen"), true
 	case int32(len(m.Rounds)) > m.MaxRounds:
 		return c.is(MomentFreeze, MomentOutOfRounds, "no more rounds are allowed"), true
 	case m.ChainBroken:
@@ -196,6 +200,23 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 		return c.is(MomentFreeze, MomentUncounted, "the dirty memory cannot be counted"), true
 	}
 	return c, false
+}
+
+// readFirst: what the pod writes while the target reads the last round is less than half
+// of what that would have to read in the freeze, beside the final dump. It is waited for
+// no longer than Patience.
+func (m MomentInput) readFirst() bool {
+	p, last := m.PreCopy, m.Rounds[len(m.Rounds)-1]
+	p.DirtyBytes = last.DirtyBytes
+	if m.Now >= m.Patience || m.Park > 0 && !FitsPark(p.ToCommit(), m.Park-m.Parked) {
+		return false
+	}
+	reads := m.TargetBandwidth
+	if reads <= 0 {
+		reads = m.bandwidth()
+	}
+	return transfer(last.Bytes, reads) > 0 && last.Duration > 0 &&
+		float64(last.DirtyBytes)/last.Duration.Seconds() <= float64(reads)/halves
 }
 
 // chooseArmed weighs freezing now, a round now, and waiting for a pause up.

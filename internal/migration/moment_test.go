@@ -58,6 +58,7 @@ func TestChooseMoment(t *testing.T) {
 	armed := armedAt(5250)
 	later := func(more ...DirtySample) MomentInput { return with(atRest(append(burst[:4:4], more...)...), armed) }
 
+	unread := func(m *MomentInput) { m.Refreshed, m.Unread, m.Now = true, true, 0 }
 	gatedFor := func(left time.Duration) func(*MomentInput) {
 		return func(m *MomentInput) { m.Armed, m.Gated, m.Left = false, true, left }
 	}
@@ -74,6 +75,12 @@ func TestChooseMoment(t *testing.T) {
 		"steady":                        {steady(dirty(0, 5), dirty(300, 8)), MomentFreeze, MomentLittleToGain, ""},
 		"steady, since a while":         {steady(dirty(0, 5), dirty(2000, 25), dirty(2100, 26)), MomentRound, MomentRoundPays, ""},
 		"steady, a round just now":      {with(steady(dirty(0, 5)), func(m *MomentInput) { m.Refreshed = true }), MomentFreeze, MomentRefreshed, ""},
+		"the target reads that round":   {with(steady(), unread), MomentWait, MomentTargetReads, "reads it before"},
+		"even when it was one too many": {with(steady(), unread, func(m *MomentInput) { m.MaxRounds = 1 }), MomentWait, MomentTargetReads, ""},
+		"it reads for too long":         {with(steady(), unread, func(m *MomentInput) { m.Now = m.Patience }), MomentFreeze, MomentRefreshed, ""},
+		"its create cannot wait":        {with(steady(), unread, func(m *MomentInput) { m.Park, m.Parked = 10*time.Second, 10*time.Second }), MomentFreeze, MomentRefreshed, ""},
+		"it reads no faster than that":  {with(steady(), unread, func(m *MomentInput) { m.TargetBandwidth = mib }), MomentFreeze, MomentRefreshed, ""},
+		"a full dump, and nothing read": {with(steady(), unread, func(m *MomentInput) { m.Rounds = nil }), MomentFreeze, MomentNoRounds, ""},
 		"steady in the same memory":     {with(steady(dirty(0, 100), dirty(1000, 105), dirty(1050, 105)), func(m *MomentInput) { m.Rounds[0].DirtyBytes, m.Rounds[1].DirtyBytes = 100*mib, 100*mib }), MomentFreeze, MomentLittleToGain, ""},
 		"steady, noisy counter":         {steady(dirty(0, 5), dirty(2000, 25), dirty(2050, 25), dirty(2100, 26)), MomentRound, MomentRoundPays, ""},
 		"steady, faster than in rounds": {with(steady(dirty(0, 5), dirty(2300, 465), dirty(2350, 475)), func(m *MomentInput) { m.Rounds[0].DirtyBytes, m.Rounds[1].DirtyBytes = 4*mib, 4*mib }), MomentFreeze, MomentSteadyWriter, "writes 200Mi/s, and another round"},
@@ -191,6 +198,7 @@ func FuzzChooseMoment(f *testing.F) {
 				t.Fatalf("no reason: %+v", c)
 			}
 			allowed := !m.Refreshed && len(m.Rounds) > 0 && len(m.Rounds) <= int(m.MaxRounds)
+			allowed = allowed || m.Refreshed && c.Verdict == MomentWait && c.Reason == MomentTargetReads
 			if c.Verdict != MomentFreeze && !allowed {
 				t.Fatalf("%+v, and no round may follow: %+v", c, m)
 			}
@@ -198,7 +206,11 @@ func FuzzChooseMoment(f *testing.F) {
 			case MomentFreeze:
 				return
 			case MomentWait:
-				if m.Now-m.ArmedAt+c.Wait > m.Patience || c.Wait < 0 {
+				since := m.ArmedAt
+				if m.Refreshed {
+					since = 0 // its last round
+				}
+				if m.Now-since+c.Wait > m.Patience || c.Wait < 0 {
 					t.Fatalf("waits too long: %+v for %+v", c, m)
 				}
 				if limit := m.TargetDowntime; limit > 0 && c.Freeze <= limit && c.Rate > 0 && m.frozenAfter(0, float64(m.Samples[len(m.Samples)-1].Bytes)+float64(c.Rate)*c.Wait.Seconds(), m.bandwidth()) > limit+time.Millisecond {
@@ -213,7 +225,7 @@ func FuzzChooseMoment(f *testing.F) {
 				next(c.Wait)
 			case MomentRound:
 				m.Rounds = append(m.Rounds, RoundSample{Bytes: copied, Duration: time.Duration(took), DirtyBytes: left})
-				m.Samples, m.Refreshed, m.Now, m.ArmedAt = []DirtySample{{Bytes: left}}, true, 0, -m.Now
+				m.Samples, m.Refreshed, m.Unread, m.Now, m.ArmedAt = []DirtySample{{Bytes: left}}, true, true, 0, -m.Now
 			default:
 				t.Fatalf("unknown verdict: %+v", c)
 			}

@@ -322,12 +322,18 @@ func (w *world) targetAgent() *actor {
 			NodeChanged: t.NodeUID != "" && t.NodeUID != w.node.UID, RestoreBegun: w.targetMayRun() || w.tree == died, PodGone: !w.target.exists || t.PodUID != w.target.uid,
 			Restoring: w.tree == restoring, StandStill: w.tree == standing && w.still == w.containers, VerifiedRounds: t.VerifiedRounds, Prepared: w.pick(2) == 0, ParkExpired: parked && w.pick(40) == 0}
 		w.observeSetTarget(m, &o)
+		o.Settled = !o.Placeholder // which prepares nothing
 		action := w.deciders.target(o)
 		w.log("target at v%d: %s (%s, parked %v, tree %q)", version, action, t.State, w.parked, w.tree)
 		switch action {
 		case TargetVerifyRound:
 			return []func(){func() {
 				w.write(-1, func(s *v1alpha1.MigrationStatus) { s.Target.VerifiedRounds++ })
+				a.wrote(w)
+			}}
+		case TargetReportPrepared:
+			return []func(){func() {
+				w.write(-1, func(s *v1alpha1.MigrationStatus) { s.Target.PreparedAt = &metav1.MicroTime{Time: w.now} })
 				a.wrote(w)
 			}}
 		case TargetOpenGate:

@@ -48,8 +48,11 @@ type SourceObservation struct {
 	// PeersTold: this agent has told the peers of the frozen pod. Doing it again after
 	// a restart does no harm.
 	PeersTold bool
+	// Refreshed: a round was made since the source was armed.
+	Refreshed bool
 	// Standing: the final dumps have been started, and touch nothing before the freeze.
-	// Ready: all of them wait for it.
+	// Ready: all of them wait for it, and the target has prepared its restore, or was
+	// waited for long enough.
 	Standing, Ready bool
 }
 
@@ -74,10 +77,11 @@ const (
 	SourceAwaitArm SourceAction = "AwaitArm"
 	// SourceStandBy: armed; start the final dumps, which then wait for the freeze.
 	SourceStandBy SourceAction = "StandBy"
-	// SourceAwaitReady: the final dumps are being started.
+	// SourceAwaitReady: the final dumps are being started, or the target prepares its
+	// restore: in the freeze that would take from the dumps what both need.
 	SourceAwaitReady SourceAction = "AwaitReady"
 	// SourceAwaitMoment: the final dumps wait, in a burst of the pod's writing; count
-	// the dirty memory until it is over.
+	// the dirty memory until it is over. Or the target reads the last round.
 	SourceAwaitMoment SourceAction = "AwaitMoment"
 	// SourceStall: report that more is dirty than may be copied while the pod is frozen.
 	SourceStall SourceAction = "Stall"
@@ -198,7 +202,7 @@ func decideArmed(o SourceObservation) SourceAction {
 		return SourceAwaitReady
 	case o.Verdict == v1alpha1.VerdictThrottle:
 		return SourceRound
-	case o.Moment == MomentWait && more:
+	case o.Moment == MomentWait && (more || o.Refreshed):
 		return SourceAwaitMoment
 	case (o.Moment == MomentRound || !within) && more:
 		return SourceRound

@@ -25,6 +25,8 @@ type TargetObservation struct {
 	Parked bool
 	// Prepared: every parked create was told which images it will have to restore.
 	Prepared bool
+	// Settled: what they were told to prepare is there, or has failed.
+	Settled bool
 	// ParkExpired: a create has been parked so long that it must be given back.
 	ParkExpired bool
 	// Restored: every container was restored and is seen to run, or kubelet has
@@ -72,6 +74,8 @@ const (
 	TargetReport TargetAction = "Report"
 	// TargetPrepare: let the parked creates do what can be done before the commit.
 	TargetPrepare TargetAction = "Prepare"
+	// TargetReportPrepared: report that nothing more is prepared before the commit.
+	TargetReportPrepared TargetAction = "ReportPrepared"
 	// TargetGiveBack: fail the parked creates and report ParkTimeout, or
 	// TargetNodeLost when the Node has changed.
 	TargetGiveBack TargetAction = "GiveBack"
@@ -138,6 +142,8 @@ func DecideTarget(o TargetObservation) TargetAction {
 		return TargetReport
 	case armed && o.Parked && !o.Prepared && !o.Placeholder && (o.SourceState == v1alpha1.SourceReady || o.SourceState == v1alpha1.SourceFrozen):
 		return TargetPrepare
+	case armed && o.Parked && o.Prepared && o.Settled && o.Report.PreparedAt == nil:
+		return TargetReportPrepared
 	case o.GateRunning && o.SourceState == v1alpha1.SourceConverged && o.VerifiedRounds >= o.SourceRounds:
 		return TargetOpenGate
 	case o.VerifiedRounds < o.SourceRounds:

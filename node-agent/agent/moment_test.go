@@ -133,3 +133,39 @@ func TestWhatTheCreateWaitsFor(t *testing.T) {
 		}
 	}
 }
+
+// The pod is not frozen while the target prepares its restore, but it is not kept waiting
+// by one that does not say so.
+func TestTheTargetPreparesBeforeTheFreeze(t *testing.T) {
+	begun := time.Now()
+	at := func(after time.Duration) func() time.Time { return func() time.Time { return begun.Add(after) } }
+	m := &v1alpha1.Migration{}
+	for _, tc := range []struct {
+		name        string
+		park, after time.Duration
+		target      *v1alpha1.TargetStatus
+		placeholder bool
+		want        bool
+	}{
+		{name: "prepares", park: time.Minute, after: prepareTimeout - time.Millisecond, target: &v1alpha1.TargetStatus{}, want: true},
+		{name: "has prepared", park: time.Minute, target: &v1alpha1.TargetStatus{TargetReport: v1alpha1.TargetReport{PreparedAt: microTime(begun)}}},
+		{name: "says nothing", park: time.Minute, after: prepareTimeout, target: &v1alpha1.TargetStatus{}},
+		{name: "says nothing, and does not wait for long", park: 10 * time.Second, after: time.Second, target: &v1alpha1.TargetStatus{}},
+		{name: "no target", park: time.Minute},
+		{name: "is made when the source is gone", park: time.Minute, target: &v1alpha1.TargetStatus{}, placeholder: true},
+	} {
+		s := &sourceSession{sessionBase: sessionBase{Agent: &Agent{Config: Config{Timeouts: Timeouts{Park: tc.park}}}}}
+		m := m.DeepCopy()
+		m.Status.Target = tc.target
+		if tc.placeholder {
+			m.Status.Target.PodUID = "there"
+			m.Status.Placeholder = &v1alpha1.PodRef{PodUID: "there"}
+		}
+		s.Now = at(0)
+		s.preparing(m)
+		s.Now = at(tc.after)
+		if got := s.preparing(m); got != tc.want {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
+	}
+}

@@ -42,6 +42,7 @@ type parked struct {
 	conn net.Conn
 
 	prepared bool // Prepare was sent
+	settled  bool // and was carried out, or has failed
 	told     bool // Restore was sent
 	result   *wire.Result
 	gone     bool
@@ -132,6 +133,10 @@ func (p *parking) converse(ctx context.Context, conn *net.UnixConn) error {
 		}
 		if res.Prepared {
 			ctrl.Log.WithName("parking").Info("a restore was prepared", "pod", req.PodUID, "container", req.ContainerName, "took", res.Duration, "error", res.Error)
+			lot.mu.Lock()
+			lot.settled = true
+			lot.mu.Unlock()
+			p.agent.wakeTargets()
 			continue
 		}
 		lot.mu.Lock()
@@ -271,6 +276,13 @@ func (l *parked) isPrepared() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.prepared || l.told || l.gone
+}
+
+// isSettled says whether nothing of its preparation is under way.
+func (l *parked) isSettled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settled || l.told || l.gone
 }
 
 // restore tells the wrapper to restore. Telling twice is harmless.

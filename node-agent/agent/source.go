@@ -182,8 +182,9 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 		Verdict:       s.convergence.Verdict,
 		ChainBroken:   s.chainBroken,
 		Standing:      s.standby != nil,
-		Ready:         s.standby != nil && s.standby.isReady(),
+		Ready:         s.standby != nil && s.standby.isReady() && !s.preparing(m),
 		PeersTold:     s.told,
+		Refreshed:     s.refreshed(),
 		Gated:         gated(m.Status.Target),
 		TargetReads:   s.targetBehind(m.Status.Target),
 	}
@@ -233,7 +234,7 @@ func (s *sourceSession) observe(ctx context.Context, m *v1alpha1.Migration) (mig
 	if o.Moment, err = s.chooseMoment(ctx, m, o); err != nil {
 		return o, err
 	}
-	if o.Ready && s.watch.armedRounds == s.rounds() {
+	if o.Ready && !s.refreshed() {
 		// What was decided when the target was waited for may not hold any more.
 		s.convergence = migration.Converge(s.preCopyInput(m))
 		o.Verdict = s.convergence.Verdict

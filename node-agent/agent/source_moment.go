@@ -39,8 +39,10 @@ type dirtyWatch struct {
 	// counted is when the last count ended, took how long it took.
 	counted time.Time
 	took    time.Duration
-	// armedAt is when the final dumps were first seen to stand ready, zero before, and
-	// armedRounds the rounds there were then.
+	// standingAt is when the final dumps were first seen to stand ready, zero before.
+	standingAt time.Time
+	// armedAt is when the target had prepared its restore as well, and armedRounds the
+	// rounds there were then.
 	armedAt     time.Time
 	armedRounds int32
 	// roundTook is how long the last round took, with what followed until the next thing
@@ -90,7 +92,7 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 		}
 	}
 	w.seeTarget(m.Status.Target, s.rounds(), s.Now())
-	refreshed := o.Ready && s.rounds() > w.armedRounds
+	refreshed := o.Ready && s.refreshed()
 	// Once the target has read everything it is decided whether its gate may be opened.
 	decides := o.Gated && !o.TargetReads && s.report.State == v1alpha1.SourcePreCopying
 	if s.rounds() > 0 && !refreshed && (decides || w.due(s.Now(), interval) == 0) {
@@ -109,7 +111,8 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 	since := s.roundEnd()
 	s.moment = migration.ChooseMoment(migration.MomentInput{
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
-		Armed: o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
+		Unread: refreshed && m.Status.Target != nil && m.Status.Target.VerifiedRounds < s.rounds(),
+		Armed:  o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
 		TargetReads: s.targetReads(m.Status.Target), Gated: o.Gated, Before: w.before,
 		Left: migration.Deadline(m).Sub(s.Now()), Park: s.Timeouts.Park, Parked: w.parked(s.Now()),
@@ -119,6 +122,11 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 			"freeze", s.moment.Freeze, "round", s.moment.Round, "pause", s.moment.Pause, "waited", s.moment.Waited)
 	}
 	return s.moment.Verdict, nil
+}
+
+// refreshed: a round was made since the source was armed.
+func (s *sourceSession) refreshed() bool {
+	return !s.watch.armedAt.IsZero() && s.rounds() > s.watch.armedRounds
 }
 
 // patience is how long an armed source may wait: for a small part of the time that

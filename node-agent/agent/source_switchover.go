@@ -53,8 +53,12 @@ func (s *sourceSession) standBy(ctx context.Context, m *v1alpha1.Migration) erro
 	return nil
 }
 
-// awaitReady looks whether the dumps that were started have come to an end instead.
+// awaitReady lets the target prepare its restore once all dumps stand ready, and looks
+// whether they have come to an end instead.
 func (s *sourceSession) awaitReady(ctx context.Context, m *v1alpha1.Migration) (again, error) {
+	if s.standby.isReady() {
+		s.tellReady(ctx)
+	}
 	if !s.standby.hasEnded() {
 		return again(dirtyInterval), nil
 	}
@@ -64,6 +68,21 @@ func (s *sourceSession) awaitReady(ctx context.Context, m *v1alpha1.Migration) (
 	}
 	s.standby = nil
 	return now, s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
+}
+
+// preparing: the dumps stand ready, and the target does what can be done of its restore
+// before the images are complete. In the freeze that would delay the dumps where both want
+// the same (the volume, or processors, as on nodes that share them); the pod runs on until
+// it is done. It is worth prepareTimeout, or a part of the time for which the create waits.
+func (s *sourceSession) preparing(m *v1alpha1.Migration) bool {
+	t := m.Status.Target
+	if t == nil || t.PreparedAt != nil || migration.IsPlaceholder(m) {
+		return false
+	}
+	if s.watch.standingAt.IsZero() {
+		s.watch.standingAt = s.Now()
+	}
+	return s.Now().Sub(s.watch.standingAt) < min(prepareTimeout, s.Timeouts.Park/10)
 }
 
 // dismissStandby ends dumps that stand ready and are not needed.

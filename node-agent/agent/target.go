@@ -189,6 +189,9 @@ func (t *targetSession) act(ctx context.Context, m *v1alpha1.Migration, pod *cor
 			fmt.Errorf("the source was not ready within %s of the target; it goes on, try again", t.Timeouts.Park))
 	case migration.TargetPrepare:
 		return now, t.prepareRestore(ctx)
+	case migration.TargetReportPrepared:
+		t.report.PreparedAt = microTime(t.Now())
+		return now, t.publish(ctx)
 	case migration.TargetCommit:
 		return now, t.commitAndRestore(ctx, m, pod)
 	case migration.TargetRestore:
@@ -301,7 +304,8 @@ func (t *targetSession) reportSeen(ctx context.Context, m *v1alpha1.Migration, p
 		t.event(m, evParked)
 		return nil
 	case t.report.State == v1alpha1.TargetParked:
-		t.report.State = v1alpha1.TargetReleased // a create was given up; kubelet tries again
+		// A create was given up; kubelet tries again.
+		t.report.State, t.report.PreparedAt = v1alpha1.TargetReleased, nil
 	case o.GateRunning:
 		t.report.State = v1alpha1.TargetGated
 	}

@@ -50,7 +50,7 @@ func (t *targetSession) observe(ctx context.Context, m *v1alpha1.Migration, pod 
 func (t *targetSession) observeCreates(ctx context.Context, o *migration.TargetObservation, pod *corev1.Pod) {
 	all := len(t.containers) > 0
 	restored, still, marked := all, all, false
-	o.Prepared = true
+	o.Prepared, o.Settled = true, true
 	t.progress, t.settling = time.Time{}, false
 	facts := map[string]createFacts{}
 	for i, name := range t.containers {
@@ -69,6 +69,7 @@ func (t *targetSession) observeCreates(ctx context.Context, o *migration.TargetO
 		}
 		l := t.parking.lot(t.podUID, name)
 		o.Prepared = o.Prepared && (l == nil || l.isPrepared())
+		o.Settled = o.Settled && (l == nil || l.isSettled())
 		if f.waiting && l != nil {
 			o.ParkExpired = o.ParkExpired || t.Now().Sub(l.since) > t.Timeouts.Park
 		}

@@ -17,7 +17,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"godwit.dev/godwit/api/v1alpha1"
-	"godwit.dev/godwit/internal/wire"
 	"godwit.dev/godwit/node-agent/runtime"
 )
 
@@ -63,10 +62,11 @@ func TestAPodMoves(t *testing.T) {
 	if left, err := c.imagesLeft(); err != nil || len(left) > 0 {
 		t.Errorf("images left on the volume: %v %v", left, err)
 	}
-	// What is told in advance depends on who is faster.
-	got := slices.DeleteFunc(c.node("n2").verdicts(), func(v string) bool { return v == string(wire.Prepare) })
-	if !slices.Equal(got, []string{"park", "restore"}) {
+	if got := c.node("n2").verdicts(); !slices.Equal(got, []string{"park", "prepare", "restore"}) {
 		t.Errorf("verdicts of the target's creates: %v", got)
+	}
+	if p := s.Target.PreparedAt; p == nil || p.After(s.Source.FrozenAt.Time) {
+		t.Errorf("the pod was frozen at %v, before its restore was prepared: %v", s.Source.FrozenAt, p)
 	}
 }
 

@@ -96,13 +96,14 @@ func (w *writer) pass(d time.Duration) time.Time {
 	return w.now
 }
 
-// armed asks the API server.
+// armed asks the API server: the source is, and the target has prepared its restore.
 func (w *writer) armed() bool {
 	if w.m == nil {
 		return false
 	}
 	var m v1alpha1.Migration
-	return w.client.Get(w.ctx, client.ObjectKeyFromObject(w.m), &m) == nil && m.Status.Phase == v1alpha1.PhaseSwitchingOver
+	return w.client.Get(w.ctx, client.ObjectKeyFromObject(w.m), &m) == nil && m.Status.Phase == v1alpha1.PhaseSwitchingOver &&
+		m.Status.Target.PreparedAt != nil
 }
 
 func (w *writer) step() {

@@ -69,7 +69,7 @@ func TestMachinesDiffer(t *testing.T) {
 	if !slices.ContainsFunc(args, func(a string) bool { return strings.HasSuffix(a, " tsc_early_khz=4711") }) {
 		t.Errorf("the counter's rate is not passed on: %v", args)
 	}
-	if !slices.Contains(args, "max,erms=off") || slices.Contains(args, "kvm") {
+	if !slices.Contains(args, "max,erms=off,fsrm=off") || slices.Contains(args, "kvm") {
 		t.Errorf("not the emulator: %v", args)
 	}
 	args = Machine{Node: nodes[0], KVM: true}.Args()
