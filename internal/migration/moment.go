@@ -204,7 +204,7 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 
 // readFirst: what the pod writes while the target reads the last round is less than half
 // of what that would have to read in the freeze, beside the final dump. It is waited for
-// no longer than Patience.
+// no longer than Patience, and not when it takes longer: then waiting only adds to it.
 func (m MomentInput) readFirst() bool {
 	p, last := m.PreCopy, m.Rounds[len(m.Rounds)-1]
 	p.DirtyBytes = last.DirtyBytes
@@ -215,7 +215,8 @@ func (m MomentInput) readFirst() bool {
 	if reads <= 0 {
 		reads = m.bandwidth()
 	}
-	return transfer(last.Bytes, reads) > 0 && last.Duration > 0 &&
+	took := transfer(last.Bytes, reads)
+	return took > 0 && took <= m.Patience && last.Duration > 0 &&
 		float64(last.DirtyBytes)/last.Duration.Seconds() <= float64(reads)/halves
 }
 

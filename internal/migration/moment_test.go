@@ -79,6 +79,7 @@ func TestChooseMoment(t *testing.T) {
 		"even when it was one too many": {with(steady(), unread, func(m *MomentInput) { m.MaxRounds = 1 }), MomentWait, MomentTargetReads, ""},
 		"it reads for too long":         {with(steady(), unread, func(m *MomentInput) { m.Now = m.Patience }), MomentFreeze, MomentRefreshed, ""},
 		"its create cannot wait":        {with(steady(), unread, func(m *MomentInput) { m.Park, m.Parked = 10*time.Second, 10*time.Second }), MomentFreeze, MomentRefreshed, ""},
+		"it has too much to read":       {with(steady(), unread, func(m *MomentInput) { m.Rounds[1].Bytes, m.Rounds[1].Duration = 400*mib, 5*time.Second }), MomentFreeze, MomentRefreshed, ""},
 		"it reads no faster than that":  {with(steady(), unread, func(m *MomentInput) { m.TargetBandwidth = mib }), MomentFreeze, MomentRefreshed, ""},
 		"a full dump, and nothing read": {with(steady(), unread, func(m *MomentInput) { m.Rounds = nil }), MomentFreeze, MomentNoRounds, ""},
 		"steady in the same memory":     {with(steady(dirty(0, 100), dirty(1000, 105), dirty(1050, 105)), func(m *MomentInput) { m.Rounds[0].DirtyBytes, m.Rounds[1].DirtyBytes = 100*mib, 100*mib }), MomentFreeze, MomentLittleToGain, ""},
