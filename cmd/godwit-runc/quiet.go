@@ -31,19 +31,14 @@ const (
 // place finds it as if runc had sent it so. Nothing depends on it: a request whose sender
 // cannot be found stays as it is.
 func quieten(fd int) error {
-	buf := make([]byte, maxRequest)
-	n, err := peek(fd, buf)
-	if err != nil {
-		return err
-	}
-	req, err := parseRequest(buf[:n])
+	req, request, err := peekRequest(fd)
 	if err != nil {
 		return err
 	}
 	if req.kind != kindDump && req.kind != kindRestore {
 		return nil
 	}
-	quiet, err := withLogLevel(buf[:n], logLevel)
+	quiet, err := withLogLevel(request, logLevel)
 	if err != nil {
 		return fmt.Errorf("runc's request: %w", err)
 	}
@@ -52,7 +47,7 @@ func quieten(fd int) error {
 		return nil // the dump is slower, no more
 	}
 	defer unix.Close(sender)
-	if _, err := unix.Read(fd, buf); err != nil {
+	if _, err := unix.Read(fd, request); err != nil {
 		return fmt.Errorf("take runc's request: %w", err)
 	}
 	if _, err := unix.Write(sender, quiet); err != nil {

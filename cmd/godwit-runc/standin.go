@@ -106,12 +106,7 @@ func lookIn(dirs []string, name string) (string, error) {
 // holdRestore returns nil at once for a request that makes no process, and for any
 // other one when it may be carried out.
 func holdRestore(fd int) error {
-	buf := make([]byte, maxRequest)
-	n, err := peek(fd, buf)
-	if err != nil {
-		return err
-	}
-	req, err := parseRequest(buf[:n])
+	req, _, err := peekRequest(fd)
 	if err != nil {
 		return err
 	}
@@ -123,6 +118,17 @@ func holdRestore(fd int) error {
 	}
 	// What runc has read of the images was not verified then. It is now.
 	return req.inheritsFrom(filepath.Join(os.Getenv(envStandImages), descriptorsName))
+}
+
+// peekRequest reads runc's request, and leaves it there.
+func peekRequest(fd int) (*request, []byte, error) {
+	buf := make([]byte, maxRequest)
+	n, err := peek(fd, buf)
+	if err != nil {
+		return nil, nil, err
+	}
+	req, err := parseRequest(buf[:n])
+	return req, buf[:n], err
 }
 
 // peek reads the first message of a socket, and leaves it there.
