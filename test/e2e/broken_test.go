@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"testing"
 
+	"k8s.io/utils/ptr"
+
 	"godwit.dev/godwit/api/v1alpha1"
 	"godwit.dev/godwit/test/harness"
 )
@@ -16,7 +18,10 @@ import (
 func TestRemovedImageFile(t *testing.T) {
 	s := begin(t)
 	p := s.memhog("careful")
-	m := s.migration("move", p.pod.Name)
+	// One round, so that the source does not wait for the target's reading to make another.
+	m := s.migration("move", p.pod.Name, func(spec *v1alpha1.MigrationSpec) {
+		spec.PreCopy.MaxRounds, spec.PreCopy.OnStall = ptr.To(int32(1)), v1alpha1.OnStallStopAndCopy
+	})
 	s.await(m, "the target to be scheduled", func(m *v1alpha1.Migration) bool { return m.Status.Target != nil && m.Status.Target.NodeName != "" })
 
 	// The target's agent is stopped, so that it is the file that comes first.
