@@ -203,21 +203,25 @@ func (m MomentInput) settled() (c Moment, ok bool) {
 }
 
 // readFirst: what the pod writes while the target reads the last round is less than half
-// of what that would have to read in the freeze, beside the final dump. It is waited for
-// no longer than Patience, and not when it takes longer: then waiting only adds to it.
+// of what that would have to read in the freeze, beside the final dump, and does not take
+// the downtime above what is allowed. It is waited for no longer than Patience, and not
+// when it takes longer: then waiting only adds to it.
 func (m MomentInput) readFirst() bool {
-	p, last := m.PreCopy, m.Rounds[len(m.Rounds)-1]
-	p.DirtyBytes = last.DirtyBytes
-	if m.Now >= m.Patience || m.Park > 0 && !FitsPark(p.ToCommit(), m.Park-m.Parked) {
+	b, last := m.bandwidth(), m.Rounds[len(m.Rounds)-1]
+	if m.Now >= m.Patience || last.Duration <= 0 {
 		return false
 	}
 	reads := m.TargetBandwidth
 	if reads <= 0 {
-		reads = m.bandwidth()
+		reads = b
 	}
 	took := transfer(last.Bytes, reads)
-	return took > 0 && took <= m.Patience && last.Duration > 0 &&
-		float64(last.DirtyBytes)/last.Duration.Seconds() <= float64(reads)/halves
+	left := float64(max(0, last.DirtyBytes))
+	written := left * took.Seconds() / last.Duration.Seconds()
+	p := m.PreCopy
+	p.DirtyBytes = bytesOf(left + written)
+	return took > 0 && took <= m.Patience && written <= float64(last.Bytes)/halves && m.fits(took+p.ToCommit()) &&
+		m.missed(m.frozenAfter(0, left, b), m.frozenAfter(0, left+written, b)) == 0
 }
 
 // chooseArmed weighs freezing now, a round now, and waiting for a pause up.

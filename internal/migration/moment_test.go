@@ -58,6 +58,9 @@ func TestChooseMoment(t *testing.T) {
 	armed := armedAt(5250)
 	later := func(more ...DirtySample) MomentInput { return with(atRest(append(burst[:4:4], more...)...), armed) }
 
+	half := func(m *MomentInput) {
+		m.Rounds[1] = RoundSample{Bytes: 150 * mib, Duration: 1500 * time.Millisecond, DirtyBytes: 60 * mib}
+	}
 	unread := func(m *MomentInput) { m.Refreshed, m.Unread, m.Now = true, true, 0 }
 	gatedFor := func(left time.Duration) func(*MomentInput) {
 		return func(m *MomentInput) { m.Armed, m.Gated, m.Left = false, true, left }
@@ -79,6 +82,9 @@ func TestChooseMoment(t *testing.T) {
 		"even when it was one too many": {with(steady(), unread, func(m *MomentInput) { m.MaxRounds = 1 }), MomentWait, MomentTargetReads, ""},
 		"it reads for too long":         {with(steady(), unread, func(m *MomentInput) { m.Now = m.Patience }), MomentFreeze, MomentRefreshed, ""},
 		"its create cannot wait":        {with(steady(), unread, func(m *MomentInput) { m.Park, m.Parked = 10*time.Second, 10*time.Second }), MomentFreeze, MomentRefreshed, ""},
+		"reading takes it above target": {with(steady(), unread, half, func(m *MomentInput) { m.TargetDowntime = time.Second }), MomentFreeze, MomentRefreshed, ""},
+		"or above what probes bear":     {with(steady(), unread, half, func(m *MomentInput) { m.Budget = time.Second }), MomentFreeze, MomentRefreshed, ""},
+		"or above neither":              {with(steady(), unread, half), MomentWait, MomentTargetReads, ""},
 		"it has too much to read":       {with(steady(), unread, func(m *MomentInput) { m.Rounds[1].Bytes, m.Rounds[1].Duration = 400*mib, 5*time.Second }), MomentFreeze, MomentRefreshed, ""},
 		"it reads no faster than that":  {with(steady(), unread, func(m *MomentInput) { m.TargetBandwidth = mib }), MomentFreeze, MomentRefreshed, ""},
 		"a full dump, and nothing read": {with(steady(), unread, func(m *MomentInput) { m.Rounds = nil }), MomentFreeze, MomentNoRounds, ""},

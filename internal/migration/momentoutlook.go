@@ -67,7 +67,22 @@ func (m MomentInput) outlook(i int) outlook {
 // late: the target's create cannot wait for a round, and the pod may be frozen without.
 func (m MomentInput) late(o outlook) bool {
 	within := o.freeze <= m.TargetDowntime || m.OnStall == v1alpha1.OnStallStopAndCopy
-	return m.Park > 0 && !FitsPark(o.took+o.commit, m.Park-m.Parked) && within && (m.Budget <= 0 || o.freeze <= m.Budget)
+	return !m.fits(o.took+o.commit) && within && (m.Budget <= 0 || o.freeze <= m.Budget)
+}
+
+// fits: what is predicted to take so long until the commit may begin.
+func (m MomentInput) fits(predicted time.Duration) bool {
+	return m.Park <= 0 || FitsPark(predicted, m.Park-m.Parked)
+}
+
+// missed is the limit that the first downtime is within and the second is above; 0 for none.
+func (m MomentInput) missed(now, then time.Duration) time.Duration {
+	for _, limit := range []time.Duration{m.TargetDowntime, m.Budget} {
+		if limit > 0 && now <= limit && then > limit {
+			return limit
+		}
+	}
+	return 0
 }
 
 // least is what a round that takes so long leaves dirty at best: the least that one
@@ -130,10 +145,8 @@ func (m MomentInput) spent(o outlook) string {
 		return "waiting has cost as much as it could gain"
 	}
 	then := m.frozenAfter(0, float64(o.dirty)+o.rate*(next-m.Now).Seconds(), m.bandwidth())
-	for _, limit := range []time.Duration{m.TargetDowntime, m.Budget} {
-		if limit > 0 && o.freeze <= limit && then > limit {
-			return fmt.Sprintf("waiting would take the downtime above %s", round(limit))
-		}
+	if limit := m.missed(o.freeze, then); limit > 0 {
+		return fmt.Sprintf("waiting would take the downtime above %s", round(limit))
 	}
 	return ""
 }
