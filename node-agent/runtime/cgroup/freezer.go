@@ -56,22 +56,17 @@ func (c *Control) Freeze(ctx context.Context, k runtime.Container) error {
 
 // FreezePod freezes the pod's cgroup, which is the one above the container's.
 func (c *Control) FreezePod(_ context.Context, k runtime.Container) error {
-	return asNotFound(k, c.freezePod(k, "1"))
+	return asNotFound(k, c.freezePod(k, true))
 }
 
-func (c *Control) freezePod(k runtime.Container, value string) error {
+func (c *Control) freezePod(k runtime.Container, freeze bool) error {
 	dir := filepath.Dir(filepath.Clean(k.CgroupDir))
 	// A dash parts the names of slices, so systemd's have underscores in the UID.
 	if k.PodUID == "" || !strings.Contains(strings.ReplaceAll(filepath.Base(dir), "_", "-"), k.PodUID) {
 		return fmt.Errorf("%w: the one above that of container %s is %q, and not that of pod %s", ErrUnexpectedPath, k.Name, dir, k.PodUID)
 	}
-	r, err := c.open(dir)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if err := write(r, "cgroup.freeze", value); err != nil {
-		return fmt.Errorf("freeze pod %s (%s): %w", k.PodUID, value, err)
+	if err := c.FreezeGroup(dir, freeze); err != nil {
+		return fmt.Errorf("pod %s: %w", k.PodUID, err)
 	}
 	return nil
 }
@@ -79,7 +74,7 @@ func (c *Control) freezePod(k runtime.Container, value string) error {
 // Thaw lets the container's tasks go on and returns when the kernel says so.
 func (c *Control) Thaw(ctx context.Context, k runtime.Container) error {
 	// Where the pod cannot be held it was not.
-	if err := c.freezePod(k, "0"); err != nil && !gone(err) && !errors.Is(err, ErrUnexpectedPath) {
+	if err := c.freezePod(k, false); err != nil && !gone(err) && !errors.Is(err, ErrUnexpectedPath) {
 		return err
 	}
 	r, err := c.open(k.CgroupDir)
@@ -131,6 +126,23 @@ func (c *Control) FreezeAsked(k runtime.Container) (bool, error) {
 		return false, asNotFound(k, err)
 	}
 	return strings.TrimSpace(string(b)) == "1", nil
+}
+
+// FreezeGroup freezes or thaws a cgroup and does not wait for the kernel to be done.
+func (c *Control) FreezeGroup(dir string, freeze bool) error {
+	r, err := c.open(dir)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	value := "0"
+	if freeze {
+		value = "1"
+	}
+	if err := write(r, "cgroup.freeze", value); err != nil {
+		return fmt.Errorf("freeze cgroup %s (%s): %w", filepath.Base(dir), value, err)
+	}
+	return nil
 }
 
 // asNotFound turns "the cgroup is gone" into the contract's error.

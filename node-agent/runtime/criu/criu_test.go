@@ -195,14 +195,14 @@ func TestFailures(t *testing.T) {
 }
 
 func TestSafePointsForAKill(t *testing.T) {
-	call := func(n int) string { return strconv.Itoa(n) + " 0x5 0x7ffc 0x1000 0x0 0x0 0x0 0x7ffd 0x7f00\n" }
-	for text, want := range map[string]bool{
-		call(unix.SYS_WRITE): true, call(unix.SYS_OPENAT): true, call(unix.SYS_SPLICE): true,
-		call(unix.SYS_WAIT4): false, call(unix.SYS_PTRACE): false, call(unix.SYS_RECVFROM): false, call(unix.SYS_SENDTO): false,
-		"running\n": false, "-1 0x7ffd 0x7f00\n": false, "": false,
+	text := func(n int) string { return strconv.Itoa(n) + " 0x5 0x7ffc 0x1000 0x0 0x0 0x0 0x7ffd 0x7f00\n" }
+	for text, want := range map[string]call{
+		text(unix.SYS_WRITE): inFileCall, text(unix.SYS_OPENAT): inFileCall, text(unix.SYS_SPLICE): inFileCall,
+		text(unix.SYS_WAIT4): elsewhere, text(unix.SYS_PTRACE): elsewhere, text(unix.SYS_RECVFROM): elsewhere, text(unix.SYS_SENDTO): elsewhere,
+		"running\n": running, "-1 0x7ffd 0x7f00\n": elsewhere, "": elsewhere,
 	} {
-		if got := sleepsInFileCall(text); got != want {
-			t.Errorf("%q: %t, want %t", text, got, want)
+		if got := parseCall(text); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
 		}
 	}
 }

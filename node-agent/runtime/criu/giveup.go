@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,7 +34,9 @@ import (
 //
 // CRIU is at a harmless point whenever it waits for a file: it writes images only
 // while no injected code runs. A volume that does not answer is exactly that, so
-// a kill is held back until one of the commands is seen in such a call.
+// a kill is held back until one of the commands is seen in such a call. It may have
+// gone on by the time it is killed, so it is frozen there first, and looked at again:
+// a frozen task stands in the call, or at its end, and does nothing else until it dies.
 const (
 	// safePoint bounds the wait for a harmless point. CRIU that is at work passes
 	// one with each image that it writes.
@@ -72,7 +75,7 @@ func (r *Runtime) Settle(ctx context.Context, c runtime.Container, deadline time
 func (r *Runtime) giveUp(ctx context.Context, c runtime.Container) error {
 	dir := r.o.Host.GroupDir(group(c))
 	limited, cancel := context.WithTimeout(ctx, safePoint)
-	r.awaitSafePoint(limited, dir)
+	r.stopAtSafePoint(limited, dir)
 	cancel()
 	if err := r.o.Cgroup.KillAll(ctx, dir); err != nil {
 		return fmt.Errorf("give up the dump of %s: %w", c.ID, err)
@@ -94,20 +97,26 @@ func (r *Runtime) killWhenBlocked(p *host.Process, c runtime.Container) {
 		// The error is the business of PreDump, which waits as well.
 		_, _ = p.Wait()
 	}()
-	if r.awaitSafePoint(ctx, r.o.Host.GroupDir(group(c))) {
+	dir := r.o.Host.GroupDir(group(c))
+	if r.stopAtSafePoint(ctx, dir) {
 		p.Kill()
+		// Whoever is not meant goes on; an error means that nobody is left.
+		_ = r.o.Cgroup.FreezeGroup(dir, false)
 	}
 }
 
-// awaitSafePoint says whether a command of the group was seen waiting for a file
-// before ctx ended.
-func (r *Runtime) awaitSafePoint(ctx context.Context, dir string) bool {
+// stopAtSafePoint freezes the commands of a group where one of them waits for a file,
+// and says whether that was before ctx ended. If not, they go on.
+func (r *Runtime) stopAtSafePoint(ctx context.Context, dir string) bool {
 	tick := time.NewTicker(safeLook)
 	defer tick.Stop()
 	for {
-		pids, err := r.o.Cgroup.Processes(dir)
-		if err == nil && slices.ContainsFunc(pids, waitsForFile) {
-			return true
+		if r.anyInFileCall(dir) {
+			// What cannot be frozen is at no safe point, or gone.
+			if err := r.o.Cgroup.FreezeGroup(dir, true); err == nil && r.standsInFileCall(ctx, dir) {
+				return true
+			}
+			_ = r.o.Cgroup.FreezeGroup(dir, false)
 		}
 		select {
 		case <-ctx.Done():
@@ -117,20 +126,78 @@ func (r *Runtime) awaitSafePoint(ctx context.Context, dir string) bool {
 	}
 }
 
-// waitsForFile says whether a process's main thread sleeps in a system call on a
-// file or directory. CRIU and the tar that it starts have no other thread, and
-// runc does nothing meanwhile but wait for CRIU's messages.
-func waitsForFile(pid int) bool {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/syscall")
-	return err == nil && sleepsInFileCall(string(b))
+// anyInFileCall says whether one of the commands that dump sleeps in a call on a file.
+func (r *Runtime) anyInFileCall(dir string) bool {
+	pids, err := r.dumping(dir)
+	return err == nil && slices.ContainsFunc(pids, func(pid int) bool { return callOf(pid) == inFileCall })
 }
 
-// sleepsInFileCall reads a /proc/PID/syscall: "running", or the number of the
-// call (-1 for none) and its arguments.
-func sleepsInFileCall(s string) bool {
+// standsInFileCall waits until none of the commands of a frozen group runs any more, and
+// says whether one of them was stopped in a call on a file.
+func (r *Runtime) standsInFileCall(ctx context.Context, dir string) bool {
+	tick := time.NewTicker(safeLook)
+	defer tick.Stop()
+	for {
+		pids, err := r.dumping(dir)
+		if err != nil {
+			return false
+		}
+		calls := map[call]bool{}
+		for _, pid := range pids {
+			calls[callOf(pid)] = true
+		}
+		if !calls[running] {
+			return calls[inFileCall]
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+// dumping are the commands of a group but runc, which waits for CRIU's messages and
+// may use files meanwhile, whatever CRIU does.
+func (r *Runtime) dumping(dir string) ([]int, error) {
+	pids, err := r.o.Cgroup.Processes(dir)
+	return slices.DeleteFunc(pids, func(pid int) bool {
+		name, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+		return err == nil && strings.TrimSpace(string(name)) == filepath.Base(r.o.Runc)
+	}), err
+}
+
+// call is what the main thread of a command does.
+type call int
+
+const (
+	// elsewhere: it has ended, or sleeps or is stopped in something else.
+	elsewhere call = iota
+	running
+	// inFileCall: it sleeps or is stopped in a system call on a file or directory.
+	inFileCall
+)
+
+// callOf looks at a process's main thread. CRIU and the tar that it starts have no other.
+func callOf(pid int) call {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/syscall")
+	if err != nil {
+		return elsewhere
+	}
+	return parseCall(string(b))
+}
+
+// parseCall reads a /proc/PID/syscall: "running", or the number of the call (-1 for
+// none) and its arguments.
+func parseCall(s string) call {
 	number, _, _ := strings.Cut(strings.TrimSpace(s), " ")
-	n, err := strconv.Atoi(number)
-	return err == nil && slices.Contains(fileCalls, n)
+	if number == "running" {
+		return running
+	}
+	if n, err := strconv.Atoi(number); err == nil && slices.Contains(fileCalls, n) {
+		return inFileCall
+	}
+	return elsewhere
 }
 
 // fileCalls are the calls by which a volume is used. Those that also serve the
