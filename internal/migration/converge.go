@@ -202,6 +202,35 @@ func (p PreCopy) predict(final, bandwidth int64) time.Duration {
 	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}).Total.Duration
 }
 
+// Downtime predicted for a freeze that begins so long after the dirty memory was counted,
+// when the target has so many bytes of rounds to read; 0 when no bandwidth is known. The
+// pod is taken to have gone on writing as fast as in the last round.
+func (p PreCopy) Downtime(counted time.Duration, unread int64) time.Duration {
+	b := p.bandwidth()
+	if b <= 0 {
+		return 0
+	}
+	final := float64(max(0, p.DirtyBytes))
+	if n := len(p.Rounds); n > 0 && p.Rounds[n-1].Duration > 0 {
+		last := p.Rounds[n-1]
+		final += float64(max(0, last.DirtyBytes)) * max(0, counted.Seconds()) / last.Duration.Seconds()
+	}
+	if p.ResidentBytes > 0 {
+		final = min(final, float64(max(p.ResidentBytes, p.DirtyBytes)))
+	}
+	return p.frozenAfter(float64(max(0, unread)), final, b)
+}
+
+// frozenAfter is the downtime predicted for a freeze that writes final bytes, right
+// after a round that has written others: the target reads them while the final dump
+// is written, and what it has not read by then is waited for.
+func (p PreCopy) frozenAfter(written, final float64, bandwidth int64) time.Duration {
+	load := Load{FinalBytes: bytesOf(final + float64(p.FinalOnlyBytes)), ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}
+	d := p.Costs.Predict(load)
+	read := p.Costs.Predict(Load{FinalBytes: bytesOf(written), Bandwidth: load.Bandwidth}).Handover.Duration - p.Costs.Predict(Load{Bandwidth: load.Bandwidth}).Handover.Duration
+	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
+}
+
 // bandwidth is the weighted mean over the rounds. Small rounds measure fixed
 // costs rather than bandwidth, so a round counts by its share of the largest.
 func bandwidth(rounds []RoundSample) int64 {

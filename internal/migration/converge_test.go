@@ -110,6 +110,34 @@ func TestPrediction(t *testing.T) {
 	}
 }
 
+// What is written after the last count, and what the target has yet to read, are in it.
+func TestPredictionOfAFreezeNow(t *testing.T) {
+	p := preCopy(time.Second, sample(100, 50)) // 50 MiB/s, 100 MiB/s
+	p.Costs, p.ResidentBytes = costs(300*time.Millisecond, 200), 400*mib
+	p.Costs.Handover = Line{Slope: 2, P: [3]float64{1, 0, 1}, Seen: 1}
+	for name, k := range map[string]struct {
+		since  time.Duration
+		unread int64
+		want   time.Duration
+	}{
+		// 300 ms, 2 s of restore, and a second of dump and two of hand-over for 100 MiB.
+		"just counted":              {0, 0, 3800 * time.Millisecond},
+		"counted a second ago":      {time.Second, 0, 5300 * time.Millisecond},
+		"counted an hour ago":       {time.Hour, 0, 14300 * time.Millisecond},
+		"by a clock that was set":   {-time.Second, 0, 3800 * time.Millisecond},
+		"read while it is dumped":   {0, 40 * mib, 3800 * time.Millisecond},
+		"read for longer than that": {0, 100 * mib, 5 * time.Second},
+	} {
+		if got := p.Downtime(k.since, k.unread).Round(time.Millisecond); got != k.want {
+			t.Errorf("%s: %s, want %s", name, got, k.want)
+		}
+	}
+	p.Rounds = nil
+	if got := p.Downtime(time.Second, 0); got != 0 {
+		t.Errorf("predicted %s without a bandwidth", got)
+	}
+}
+
 func TestSmallRoundsSayLittleAboutBandwidth(t *testing.T) {
 	// A round of 1 MiB in a second measures what a round costs, not the disk.
 	if b := bandwidth([]RoundSample{sample(1000, 1), sample(1, 1)}); b < 990*mib {

@@ -99,16 +99,6 @@ func (m MomentInput) least(took time.Duration) float64 {
 	return least
 }
 
-// frozenAfter is the downtime predicted for a freeze that writes final bytes, right
-// after a round that has written others: the target reads them while the final dump
-// is written, and what it has not read by then is waited for.
-func (m MomentInput) frozenAfter(written, final float64, bandwidth int64) time.Duration {
-	load := Load{FinalBytes: bytesOf(final + float64(m.FinalOnlyBytes)), ResidentBytes: m.ResidentBytes, Containers: m.Containers, Bandwidth: bandwidth}
-	d := m.Costs.Predict(load)
-	read := m.Costs.Predict(Load{FinalBytes: bytesOf(written), Bandwidth: load.Bandwidth}).Handover.Duration - m.Costs.Predict(Load{Bandwidth: load.Bandwidth}).Handover.Duration
-	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
-}
-
 // worth: the second downtime, which takes another round, is clearly shorter than the
 // first. While nothing presses, that is a part of the whole downtime: there may be many
 // such rounds. The last one before the freeze has to save a part of what memory makes

@@ -111,7 +111,7 @@ func (s *sourceSession) chooseMoment(ctx context.Context, m *v1alpha1.Migration,
 	since := s.roundEnd()
 	s.moment = migration.ChooseMoment(migration.MomentInput{
 		PreCopy: s.preCopyInput(m), Samples: w.samples, ChainBroken: s.chainBroken, Refreshed: refreshed,
-		Unread: refreshed && m.Status.Target != nil && m.Status.Target.VerifiedRounds < s.rounds(),
+		Unread: refreshed && s.unread(m.Status.Target) > 0,
 		Armed:  o.Ready, ArmedAt: w.armedAt.Sub(since), Now: s.Now().Sub(since),
 		Interval: w.interval(momentInterval), Patience: s.patience(m),
 		TargetReads: s.targetReads(m.Status.Target), Gated: o.Gated, Before: w.before,
@@ -169,6 +169,28 @@ func (s *sourceSession) targetReads(t *v1alpha1.TargetStatus) bool {
 		return false
 	}
 	return t.VerifiedRounds < s.rounds() || !gated(t) && s.Now().Sub(s.watch.readAt) < s.Timeouts.Park/3
+}
+
+// downtime predicted for a freeze now.
+func (s *sourceSession) downtime(m *v1alpha1.Migration) time.Duration {
+	var since time.Duration
+	if c := s.watch.counted; !c.IsZero() {
+		since = s.Now().Sub(c)
+	}
+	return s.preCopyInput(m).Downtime(since, s.unread(m.Status.Target))
+}
+
+// unread bytes of rounds that the target is not known to have read.
+func (s *sourceSession) unread(t *v1alpha1.TargetStatus) (bytes int64) {
+	if t == nil {
+		return 0
+	}
+	for k, r := range roundSamples(s.report.Containers) {
+		if int32(k) >= t.VerifiedRounds {
+			bytes += r.Bytes
+		}
+	}
+	return bytes
 }
 
 // targetBehind: the target has rounds to read for a while yet. Little is dirtied until it has

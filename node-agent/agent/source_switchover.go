@@ -248,8 +248,8 @@ func (f *freeze) begin(dumps *standby) error {
 		return err
 	}
 	if c := f.report.Convergence; c != nil {
-		// Of what is dirty now; the last round may have been a while ago.
-		c.PredictedDowntime = &metav1.Duration{Duration: migration.Converge(f.preCopyInput(f.m)).Predicted}
+		// Of what is dirty now; the last count may have been a while ago.
+		c.PredictedDowntime = &metav1.Duration{Duration: f.downtime(f.m)}
 		if f.chosen != "" {
 			c.Message += "; " + f.chosen
 			f.chosen = ""
