@@ -146,6 +146,7 @@ func (f *following) run(d *dir) {
 					return
 				}
 				sum := blake3.Sum256(*buf)
+				file.writeBack()
 				file.sums = append(file.sums, sum[:]...)
 			}
 		}
@@ -180,6 +181,14 @@ func (w *followed) grown() bool {
 	var st unix.Statx_t
 	err := unix.Statx(int(w.f.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_SIZE, &st)
 	return err == nil && int64(st.Size) >= w.at()+pieceSize
+}
+
+// writeBack sends the next piece on its way to the server, and does not wait. The kernel
+// keeps what is written until much of the node's memory is, or for half a minute, and all
+// of it would go when the dump has ended, before it counts as finished. Whether it worked
+// is seen then.
+func (w *followed) writeBack() {
+	_ = unix.SyncFileRange(int(w.f.Fd()), w.at(), pieceSize, unix.SYNC_FILE_RANGE_WRITE)
 }
 
 // known are the hashes of the first pieces of a file, of so many bytes at the most.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"godwit.dev/godwit/node-agent/images/pagemap"
 )
@@ -80,6 +81,61 @@ func BenchmarkRounds(b *testing.B) {
 	benchmark("source", size, false, full)
 	benchmark("target/whole", size, true, full)
 	benchmark("target/scattered", size/parts, true, full, scattered)
+}
+
+// BenchmarkFollowedRound is what is left to do when a dump has ended that was followed, and
+// was written at the pace at which CRIU dumps single pages on an emulated node. Where the
+// volume is, is as in BenchmarkRounds.
+func BenchmarkFollowedRound(b *testing.B) {
+	const size, pace = 128 << 20, 30 * time.Millisecond // for a MiB
+	ctx := context.Background()
+	b.SetBytes(size)
+	for b.Loop() {
+		b.StopTimer()
+		store, err := Open(b.TempDir(), Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		set, err := store.Set(testUID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		dir, err := set.PrepareRound(ctx, container, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		f, err := os.Create(filepath.Join(dir, pagesName(1)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		over, err := set.FollowRound(container, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		tick := time.NewTicker(pace)
+		for range size >> 20 {
+			<-tick.C
+			for range (1 << 20) / pageBytes {
+				if _, err := io.CopyN(f, zeros{}, int64(pageBytes)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		tick.Stop()
+		b.StartTimer()
+		if err := f.Close(); err != nil { // a network file system has all of it written by then
+			b.Fatal(err)
+		}
+		over()
+		if err := set.HashRound(ctx, container, 0); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if err := set.Remove(ctx); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
 }
 
 // writeRound writes a round of one process.
