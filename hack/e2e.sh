@@ -25,8 +25,10 @@ long=(
 	TestHandoffOfABarePod
 	TestHandoffOfAStatefulSetsPod
 	TestKarpenter
+	TestLogsAreCarriedOver
 	TestManagerRestartsDuringADrain
 	TestOwnersIndexedJob
+	TestOwnersRollback
 	TestOwnersStatefulSetRestoresAgain
 	TestSecondRestoreFails
 	TestUncordonCancelsWhatIsQueued
