@@ -222,13 +222,12 @@ func (p PreCopy) Downtime(counted time.Duration, unread int64) time.Duration {
 }
 
 // frozenAfter is the downtime predicted for a freeze that writes final bytes, right
-// after a round that has written others: the target reads them while the final dump
-// is written, and what it has not read by then is waited for.
+// after a round that has written others, of which the target has read nothing.
 func (p PreCopy) frozenAfter(written, final float64, bandwidth int64) time.Duration {
-	load := Load{FinalBytes: bytesOf(final + float64(p.FinalOnlyBytes)), ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}
-	d := p.Costs.Predict(load)
-	read := p.Costs.Predict(Load{FinalBytes: bytesOf(written), Bandwidth: load.Bandwidth}).Handover.Duration - p.Costs.Predict(Load{Bandwidth: load.Bandwidth}).Handover.Duration
-	return d.Total.Duration + max(0, read-d.FreezeAndDump.Duration)
+	return p.Costs.Predict(Load{
+		FinalBytes: bytesOf(final + float64(p.FinalOnlyBytes)), UnreadBytes: bytesOf(written),
+		ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth,
+	}).Total.Duration
 }
 
 // bandwidth is the weighted mean over the rounds. Small rounds measure fixed

@@ -41,6 +41,9 @@ var (
 type Load struct {
 	// FinalBytes of memory that the final dump writes.
 	FinalBytes int64
+	// UnreadBytes of rounds that the target has yet to read when the pod is frozen. It
+	// reads them while the final dump is written, and what is left then is waited for.
+	UnreadBytes int64
 	// ResidentBytes that the restore puts back.
 	ResidentBytes int64
 	// Containers of the pod, which are restored one after the other; 0 is one.
@@ -57,7 +60,7 @@ const gib = float64(1 << 30)
 // Predict the downtime of a switchover. No part of it is negative.
 func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 	dump := c.FreezeAndDump.at(guessDump, l.seconds())
-	handover := c.Handover.at(guessHandover, l.seconds())
+	handover := min(longest, c.Handover.at(guessHandover, l.seconds())+c.left(l, dump))
 	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib) + seconds(c.others(l))
 	return downtimeOf(dump, handover, restore)
 }
@@ -66,7 +69,8 @@ func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if l.Bandwidth > 0 {
 		c.FreezeAndDump.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
-		c.Handover.learn(guessHandover, l.seconds(), measured.Handover.Seconds())
+		handover := max(0, measured.Handover.Duration-c.left(l, measured.FreezeAndDump.Duration))
+		c.Handover.learn(guessHandover, l.seconds(), handover.Seconds())
 		if c.Bandwidth <= 0 {
 			c.Bandwidth = l.Bandwidth
 		}
@@ -75,6 +79,13 @@ func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if one := measured.Restore.Seconds() - c.others(l); one > 0 {
 		c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, one)
 	}
+}
+
+// left is for how long the target still reads rounds when the final dump, which takes so
+// long, has ended.
+func (c *Costs) left(l Load, dump time.Duration) time.Duration {
+	read := c.Handover.at(guessHandover, transfer(l.UnreadBytes, l.Bandwidth).Seconds()) - c.Handover.at(guessHandover, 0)
+	return max(0, read-dump)
 }
 
 // others is what the restores of all containers but one take, in seconds, apart from

@@ -158,7 +158,7 @@ func FuzzCosts(f *testing.F) {
 	f.Fuzz(func(t *testing.T, resident, final, bandwidth, dump, restore int64, offset, slope, p float64, seen int) {
 		stored := Line{Offset: offset, Slope: slope, P: [3]float64{p, -p, p}, Seen: seen}
 		c := Costs{FreezeAndDump: stored, Handover: stored, Restore: stored}
-		l := Load{FinalBytes: final, ResidentBytes: resident, Bandwidth: bandwidth}
+		l := Load{FinalBytes: final, UnreadBytes: resident / 3, ResidentBytes: resident, Bandwidth: bandwidth}
 		for range 5 {
 			c.Learn(l, downtimeOf(time.Duration(dump), time.Duration(restore), time.Duration(restore)))
 		}
@@ -168,7 +168,7 @@ func FuzzCosts(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		less := Load{FinalBytes: final / 2, ResidentBytes: resident / 2, Bandwidth: bandwidth}
+		less := Load{FinalBytes: final / 2, UnreadBytes: resident / 6, ResidentBytes: resident / 2, Bandwidth: bandwidth}
 		if resident >= 0 && final >= 0 && c.Predict(less).Total.Duration > d.Total.Duration {
 			t.Errorf("half the memory takes longer: %s, %s", c.Predict(less).Total.Duration, d.Total.Duration)
 		}
@@ -214,5 +214,30 @@ func TestContainersAreRestoredOneAfterTheOther(t *testing.T) {
 	c.Learn(Load{Containers: 9}, downtimeOf(0, 0, time.Second))
 	if c.Restore != before.Restore {
 		t.Errorf("learned %+v from too little, was %+v", c.Restore, before.Restore)
+	}
+}
+
+// What the target had to read besides says nothing about what a hand-over costs.
+func TestCostsOfAHandoverBesideReading(t *testing.T) {
+	var c Costs
+	l := Load{FinalBytes: 10 * mib, ResidentBytes: 256 * mib, Bandwidth: 100 * mib}
+	for range 20 {
+		c.Learn(l, downtimeOf(time.Second, 200*time.Millisecond, time.Second))
+	}
+	quiet := c.Predict(l)
+	l.UnreadBytes = 2000 * mib
+	busy := c.Predict(l)
+	waits := busy.Handover.Duration - quiet.Handover.Duration
+	if waits <= 0 || busy.FreezeAndDump != quiet.FreezeAndDump || busy.Restore != quiet.Restore {
+		t.Fatalf("%+v with 2000 MiB to read, %+v without", busy, quiet)
+	}
+	c.Learn(l, busy)
+	l.UnreadBytes = 0
+	if got := c.Predict(l).Handover.Duration; (got - quiet.Handover.Duration).Abs() > 10*time.Millisecond {
+		t.Errorf("a hand-over takes %s after one that waited for %s, %s before", got, waits, quiet.Handover.Duration)
+	}
+	l.UnreadBytes = mib
+	if got := c.Predict(l); got.Total.Duration != c.Predict(Load{FinalBytes: 10 * mib, ResidentBytes: 256 * mib, Bandwidth: 100 * mib}).Total.Duration {
+		t.Errorf("%+v: a MiB is read while the dump is written", got)
 	}
 }
