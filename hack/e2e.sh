@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 go test -c -o bin/e2e.test ./test/e2e
 # What tests the real adapters runs on a node, which has no C library of ours.
-CGO_ENABLED=0 go test -c -ldflags '-s -w' -o bin/node/ ./node-agent/runtime/runtimetest ./node-agent/runtime/containerd
+CGO_ENABLED=0 go test -c -ldflags '-s -w' -o bin/node/ ./node-agent/runtime/runtimetest ./node-agent/runtime/containerd ./node-agent/runtime/criu
 CGO_ENABLED=0 go build -ldflags '-s -w' -o bin/node/ ./test/pinned
 export NODE_TESTS=$PWD/bin/node
 mkdir -p artifacts

@@ -45,6 +45,7 @@ func TestConformance(t *testing.T) {
 	for _, suite := range []struct{ binary, test string }{
 		{"runtimetest.test", "TestNode"},
 		{"containerd.test", "TestHandlerOnNode"},
+		{"criu.test", "TestStopAtASafePoint"},
 	} {
 		s.must(node.CopyTo(s.ctx, filepath.Join(s.NodeTests, suite.binary), dir+"/"+suite.binary))
 		s.runOnNode(node, "cd "+dir+" && GODWIT_NODE_TEST=1 GODWIT_NODE_VOLUME="+volume+

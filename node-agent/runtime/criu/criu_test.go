@@ -4,8 +4,10 @@
 package criu
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -204,6 +206,72 @@ func TestSafePointsForAKill(t *testing.T) {
 		if got := parseCall(text); got != want {
 			t.Errorf("%q: %d, want %d", text, got, want)
 		}
+	}
+}
+
+// A command is stopped while it waits for a file, and nowhere else.
+func TestStopAtASafePoint(t *testing.T) {
+	h, err := host.New(host.Options{InitPID: os.Getpid(), CgroupName: "godwit-test"})
+	if err != nil {
+		t.Skipf("no node to work on: %v", err)
+	}
+	defer h.Close()
+	r := New(Options{Host: h})
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cat, err := exec.LookPath("cat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	runc := filepath.Join(dir, "runc")
+	if err := os.Symlink(cat, runc); err != nil {
+		t.Fatal(err)
+	}
+	for name, k := range map[string]struct {
+		args []string
+		want bool
+	}{
+		"waits for a file":         {[]string{cat, fifo}, true},
+		"waits for something else": {[]string{"sleep", "600"}, false},
+		"is runc":                  {[]string{runc, fifo}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := runtime.Container{ID: "safe-point-" + strconv.Itoa(os.Getpid())}
+			group := h.GroupDir(group(c))
+			p, err := h.Start(host.Command{Args: k.args, Group: "dump-" + c.ID})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				p.Kill()
+				if err := r.o.Cgroup.KillAll(context.Background(), group); err != nil {
+					t.Error(err)
+				}
+				_, _ = p.Wait() // it was killed
+				if err := h.RemoveGroup("dump-" + c.ID); err != nil {
+					t.Error(err)
+				}
+			}()
+			limit := time.Minute
+			if !k.want {
+				limit = 200 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			if got := r.stopAtSafePoint(ctx, group); got != k.want {
+				t.Errorf("stopped: %t, want %t", got, k.want)
+			}
+			b, err := os.ReadFile(filepath.Join(group, "cgroup.freeze"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if frozen := strings.TrimSpace(string(b)) == "1"; frozen != k.want {
+				t.Errorf("frozen: %t, want %t", frozen, k.want)
+			}
+		})
 	}
 }
 
