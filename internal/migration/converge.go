@@ -194,12 +194,12 @@ func (p PreCopy) bandwidth() int64 {
 // ToCommit predicts how long it takes from a freeze now to the commit. The restore comes
 // after that.
 func (p PreCopy) ToCommit() time.Duration {
-	d := p.Costs.Predict(Load{FinalBytes: p.DirtyBytes + p.FinalOnlyBytes, Bandwidth: p.bandwidth()})
+	d := p.Costs.Predict(p.load(p.DirtyBytes+p.FinalOnlyBytes, 0, p.bandwidth()))
 	return d.FreezeAndDump.Duration + d.Handover.Duration
 }
 
 func (p PreCopy) predict(final, bandwidth int64) time.Duration {
-	return p.Costs.Predict(Load{FinalBytes: final, ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth}).Total.Duration
+	return p.Costs.Predict(p.load(final, 0, bandwidth)).Total.Duration
 }
 
 // Downtime predicted for a freeze that begins so long after the dirty memory was counted,
@@ -224,10 +224,14 @@ func (p PreCopy) Downtime(counted time.Duration, unread int64) time.Duration {
 // frozenAfter is the downtime predicted for a freeze that writes final bytes, right
 // after a round that has written others, of which the target has read nothing.
 func (p PreCopy) frozenAfter(written, final float64, bandwidth int64) time.Duration {
-	return p.Costs.Predict(Load{
-		FinalBytes: bytesOf(final + float64(p.FinalOnlyBytes)), UnreadBytes: bytesOf(written),
+	return p.Costs.Predict(p.load(bytesOf(final+float64(p.FinalOnlyBytes)), bytesOf(written), bandwidth)).Total.Duration
+}
+
+func (p PreCopy) load(final, unread, bandwidth int64) Load {
+	return Load{
+		FinalBytes: final, UnreadBytes: unread, Whole: len(p.Rounds) == 0,
 		ResidentBytes: p.ResidentBytes, Containers: p.Containers, Bandwidth: bandwidth,
-	}).Total.Duration
+	}
 }
 
 // bandwidth is the weighted mean over the rounds. Small rounds measure fixed

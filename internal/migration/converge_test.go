@@ -25,6 +25,7 @@ func costs(fixed time.Duration, restore int64) Costs {
 		return Line{Offset: offset, Slope: slope, P: [3]float64{1, 0, 1}, Seen: 1}
 	}
 	c := Costs{FreezeAndDump: line(fixed.Seconds(), 1), Handover: line(0, 0), Restore: line(0, 0)}
+	c.WholeDump, c.WholeHandover = c.FreezeAndDump, c.Handover
 	if restore > 0 {
 		c.Restore.Slope = gib / float64(restore*mib)
 	}

@@ -23,6 +23,10 @@ type Costs struct {
 	// Handover over the same: both sides read what the final dump has written, the
 	// target from the volume.
 	Handover Line `json:"handoverOfTransfer"`
+	// WholeDump and WholeHandover are the same of a final dump that builds on no round:
+	// it writes all memory in large pieces, and not single pages from all over it.
+	WholeDump     Line `json:"wholeDump"`
+	WholeHandover Line `json:"wholeHandover"`
 	// Restore over the GiB of resident memory: all of it is put back.
 	Restore Line `json:"restore"`
 	// Bandwidth to the volume of the last migrations, in bytes per second; 0 before
@@ -44,6 +48,8 @@ type Load struct {
 	// UnreadBytes of rounds that the target has yet to read when the pod is frozen. It
 	// reads them while the final dump is written, and what is left then is waited for.
 	UnreadBytes int64
+	// Whole: the final dump builds on no round.
+	Whole bool
 	// ResidentBytes that the restore puts back.
 	ResidentBytes int64
 	// Containers of the pod, which are restored one after the other; 0 is one.
@@ -59,8 +65,9 @@ const gib = float64(1 << 30)
 
 // Predict the downtime of a switchover. No part of it is negative.
 func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
-	dump := c.FreezeAndDump.at(guessDump, l.seconds())
-	handover := min(longest, c.Handover.at(guessHandover, l.seconds())+c.left(l, dump))
+	dumps, handovers := c.lines(l)
+	dump := dumps.at(guessDump, l.seconds())
+	handover := min(longest, handovers.at(guessHandover, l.seconds())+c.left(l, dump))
 	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib) + seconds(c.others(l))
 	return downtimeOf(dump, handover, restore)
 }
@@ -68,9 +75,10 @@ func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 // Learn takes a measured downtime into account.
 func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if l.Bandwidth > 0 {
-		c.FreezeAndDump.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
+		dumps, handovers := c.lines(l)
+		dumps.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
 		handover := max(0, measured.Handover.Duration-c.left(l, measured.FreezeAndDump.Duration))
-		c.Handover.learn(guessHandover, l.seconds(), handover.Seconds())
+		handovers.learn(guessHandover, l.seconds(), handover.Seconds())
 		if c.Bandwidth <= 0 {
 			c.Bandwidth = l.Bandwidth
 		}
@@ -79,6 +87,14 @@ func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if one := measured.Restore.Seconds() - c.others(l); one > 0 {
 		c.Restore.learn(guessRestore, float64(l.ResidentBytes)/gib, one)
 	}
+}
+
+// lines of the dump and of the hand-over.
+func (c *Costs) lines(l Load) (dump, handover *Line) {
+	if l.Whole {
+		return &c.WholeDump, &c.WholeHandover
+	}
+	return &c.FreezeAndDump, &c.Handover
 }
 
 // left is for how long the target still reads rounds when the final dump, which takes so

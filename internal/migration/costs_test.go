@@ -157,8 +157,8 @@ func FuzzCosts(f *testing.F) {
 	f.Add(int64(-1), int64(1<<62), int64(1), int64(-5), int64(1<<62), math.Inf(1), -1.0, 1e300, 9)
 	f.Fuzz(func(t *testing.T, resident, final, bandwidth, dump, restore int64, offset, slope, p float64, seen int) {
 		stored := Line{Offset: offset, Slope: slope, P: [3]float64{p, -p, p}, Seen: seen}
-		c := Costs{FreezeAndDump: stored, Handover: stored, Restore: stored}
-		l := Load{FinalBytes: final, UnreadBytes: resident / 3, ResidentBytes: resident, Bandwidth: bandwidth}
+		c := Costs{FreezeAndDump: stored, Handover: stored, WholeDump: stored, WholeHandover: stored, Restore: stored}
+		l := Load{FinalBytes: final, UnreadBytes: resident / 3, Whole: seen%2 == 1, ResidentBytes: resident, Bandwidth: bandwidth}
 		for range 5 {
 			c.Learn(l, downtimeOf(time.Duration(dump), time.Duration(restore), time.Duration(restore)))
 		}
@@ -168,7 +168,7 @@ func FuzzCosts(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		less := Load{FinalBytes: final / 2, UnreadBytes: resident / 6, ResidentBytes: resident / 2, Bandwidth: bandwidth}
+		less := Load{FinalBytes: final / 2, UnreadBytes: resident / 6, Whole: l.Whole, ResidentBytes: resident / 2, Bandwidth: bandwidth}
 		if resident >= 0 && final >= 0 && c.Predict(less).Total.Duration > d.Total.Duration {
 			t.Errorf("half the memory takes longer: %s, %s", c.Predict(less).Total.Duration, d.Total.Duration)
 		}
@@ -239,5 +239,31 @@ func TestCostsOfAHandoverBesideReading(t *testing.T) {
 	l.UnreadBytes = mib
 	if got := c.Predict(l); got.Total.Duration != c.Predict(Load{FinalBytes: 10 * mib, ResidentBytes: 256 * mib, Bandwidth: 100 * mib}).Total.Duration {
 		t.Errorf("%+v: a MiB is read while the dump is written", got)
+	}
+}
+
+// What a dump of all memory takes says nothing about one of single pages, and the other
+// way round; a restore is the same after both.
+func TestCostsOfADumpThatBuildsOnNothing(t *testing.T) {
+	var c Costs
+	chained := Load{FinalBytes: 10 * mib, ResidentBytes: 256 * mib, Bandwidth: 50 * mib}
+	whole := Load{FinalBytes: 256 * mib, ResidentBytes: 256 * mib, Bandwidth: 50 * mib, Whole: true}
+	for range 10 {
+		c.Learn(chained, downtimeOf(2*time.Second, time.Second, 3*time.Second))
+	}
+	before := c.Predict(chained)
+	for range 10 {
+		c.Learn(whole, downtimeOf(4*time.Second, 2*time.Second, 3*time.Second))
+	}
+	if got := c.Predict(chained); got.FreezeAndDump != before.FreezeAndDump || got.Handover != before.Handover {
+		t.Errorf("%+v after dumps of all memory, %+v before", got, before)
+	}
+	got := c.Predict(whole)
+	for _, k := range []struct{ got, want time.Duration }{
+		{got.FreezeAndDump.Duration, 4 * time.Second}, {got.Handover.Duration, 2 * time.Second}, {got.Restore.Duration, 3 * time.Second},
+	} {
+		if (k.got - k.want).Abs() > 100*time.Millisecond {
+			t.Errorf("predicted %s, want %s", k.got, k.want)
+		}
 	}
 }

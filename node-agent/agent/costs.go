@@ -78,7 +78,7 @@ func (s *sourceSession) learn(m *v1alpha1.Migration) {
 	if p := measured.Predicted; p != nil {
 		downtimeOverPrediction.Observe(measured.Total.Seconds() / p.Seconds())
 	}
-	l := migration.Load{ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), UnreadBytes: s.unreadAtFreeze}
+	l := migration.Load{ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), UnreadBytes: s.unreadAtFreeze, Whole: s.rounds() == 0}
 	if c := s.report.Convergence; c != nil {
 		l.Bandwidth = c.BandwidthBytesPerSecond
 	}
