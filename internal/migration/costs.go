@@ -65,7 +65,10 @@ const gib = float64(1 << 30)
 
 // Predict the downtime of a switchover. No part of it is negative.
 func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
-	dumps, handovers := c.lines(l)
+	dumps, handovers := c.lines(l.Whole)
+	if dumps.Seen == 0 { // the other kind says more of this node than a guess does
+		dumps, handovers = c.lines(!l.Whole)
+	}
 	dump := dumps.at(guessDump, l.seconds())
 	handover := min(longest, handovers.at(guessHandover, l.seconds())+c.left(l, dump))
 	restore := c.Restore.at(guessRestore, float64(l.ResidentBytes)/gib) + seconds(c.others(l))
@@ -75,7 +78,7 @@ func (c *Costs) Predict(l Load) v1alpha1.DowntimeStatus {
 // Learn takes a measured downtime into account.
 func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 	if l.Bandwidth > 0 {
-		dumps, handovers := c.lines(l)
+		dumps, handovers := c.lines(l.Whole)
 		dumps.learn(guessDump, l.seconds(), measured.FreezeAndDump.Seconds())
 		handover := max(0, measured.Handover.Duration-c.left(l, measured.FreezeAndDump.Duration))
 		handovers.learn(guessHandover, l.seconds(), handover.Seconds())
@@ -90,8 +93,8 @@ func (c *Costs) Learn(l Load, measured v1alpha1.DowntimeStatus) {
 }
 
 // lines of the dump and of the hand-over.
-func (c *Costs) lines(l Load) (dump, handover *Line) {
-	if l.Whole {
+func (c *Costs) lines(whole bool) (dump, handover *Line) {
+	if whole {
 		return &c.WholeDump, &c.WholeHandover
 	}
 	return &c.FreezeAndDump, &c.Handover

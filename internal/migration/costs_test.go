@@ -252,6 +252,9 @@ func TestCostsOfADumpThatBuildsOnNothing(t *testing.T) {
 		c.Learn(chained, downtimeOf(2*time.Second, time.Second, 3*time.Second))
 	}
 	before := c.Predict(chained)
+	if got := c.Predict(whole).FreezeAndDump.Duration; got < 2*time.Second {
+		t.Errorf("predicted %s of the first dump of all memory, though smaller ones took 2 s", got)
+	}
 	for range 10 {
 		c.Learn(whole, downtimeOf(4*time.Second, 2*time.Second, 3*time.Second))
 	}

@@ -240,18 +240,19 @@ func TestStopAtASafePoint(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := runtime.Container{ID: "safe-point-" + strconv.Itoa(os.Getpid())}
-			group := h.GroupDir(group(c))
-			p, err := h.Start(host.Command{Args: k.args, Group: "dump-" + c.ID})
+			name := group(c)
+			dir := h.GroupDir(name)
+			p, err := h.Start(host.Command{Args: k.args, Group: name})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer func() {
 				p.Kill()
-				if err := r.o.Cgroup.KillAll(context.Background(), group); err != nil {
+				if err := r.o.Cgroup.KillAll(context.Background(), dir); err != nil {
 					t.Error(err)
 				}
 				_, _ = p.Wait() // it was killed
-				if err := h.RemoveGroup("dump-" + c.ID); err != nil {
+				if err := h.RemoveGroup(name); err != nil {
 					t.Error(err)
 				}
 			}()
@@ -261,15 +262,28 @@ func TestStopAtASafePoint(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			if got := r.stopAtSafePoint(ctx, group); got != k.want {
+			if got := r.stopAtSafePoint(ctx, dir); got != k.want {
 				t.Errorf("stopped: %t, want %t", got, k.want)
 			}
-			b, err := os.ReadFile(filepath.Join(group, "cgroup.freeze"))
+			b, err := os.ReadFile(filepath.Join(dir, "cgroup.freeze"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if frozen := strings.TrimSpace(string(b)) == "1"; frozen != k.want {
 				t.Errorf("frozen: %t, want %t", frozen, k.want)
+			}
+			if !k.want {
+				return
+			}
+			// The agent has died before the kill: what it left goes on, and ends.
+			go func() {
+				// It opens when the command does, which ends when there is no more to read.
+				if w, err := os.OpenFile(fifo, os.O_WRONLY, 0); err == nil {
+					_ = w.Close()
+				}
+			}()
+			if err := r.Settle(t.Context(), c, time.Now().Add(20*time.Second)); err != nil {
+				t.Errorf("Settle: %v", err)
 			}
 		})
 	}

@@ -57,7 +57,11 @@ func (r *Runtime) Settle(ctx context.Context, c runtime.Container, deadline time
 	}
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	err := r.o.Cgroup.AwaitEmpty(limited, r.o.Host.GroupDir(group(c)))
+	dir := r.o.Host.GroupDir(group(c))
+	// An agent that died while it looked for a safe point has left the commands frozen:
+	// they would not end, and reach no such point. An error means that there are none.
+	_ = r.o.Cgroup.FreezeGroup(dir, false)
+	err := r.o.Cgroup.AwaitEmpty(limited, dir)
 	switch {
 	case err == nil:
 		return r.o.Host.RemoveGroup(group(c))
