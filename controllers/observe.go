@@ -45,7 +45,7 @@ func (r *MigrationReconciler) observe(ctx context.Context, m *v1alpha1.Migration
 	if err != nil {
 		return nil, err
 	}
-	if w.source, err = r.pod(ctx, m.Namespace, sourceRef(m)); err != nil {
+	if w.source, err = r.sourcePod(ctx, m); err != nil {
 		return nil, err
 	}
 	w.Source = podFacts(w.source)
@@ -130,8 +130,13 @@ func madeFor(m *v1alpha1.Migration, pod *corev1.Pod) bool {
 // not exist. That it does not is only believed of the API server: the cache may
 // not have seen a pod that was created a moment ago.
 func (r *MigrationReconciler) pod(ctx context.Context, namespace string, ref v1alpha1.PodRef) (*corev1.Pod, error) {
+	return podFrom(ctx, namespace, ref, r.Client, r.APIReader)
+}
+
+// podFrom returns the pod from the first of the readers that has it.
+func podFrom(ctx context.Context, namespace string, ref v1alpha1.PodRef, readers ...client.Reader) (*corev1.Pod, error) {
 	key := types.NamespacedName{Namespace: namespace, Name: ref.PodName}
-	for _, reader := range []client.Reader{r.Client, r.APIReader} {
+	for _, reader := range readers {
 		pod := &corev1.Pod{}
 		switch err := reader.Get(ctx, key, pod); {
 		case apierrors.IsNotFound(err):
@@ -142,6 +147,17 @@ func (r *MigrationReconciler) pod(ctx context.Context, namespace string, ref v1a
 		}
 	}
 	return nil, nil
+}
+
+// sourcePod returns nil if the source does not exist. A pod that would be refused is
+// read again from the API server: a refusal ends the Migration, and a cache that is
+// behind may show a pod that has just become ready as one that is not.
+func (r *MigrationReconciler) sourcePod(ctx context.Context, m *v1alpha1.Migration) (*corev1.Pod, error) {
+	pod, err := r.pod(ctx, m.Namespace, sourceRef(m))
+	if err != nil || pod == nil || begun(m) || len(migration.CheckPod(pod)) == 0 {
+		return pod, err
+	}
+	return podFrom(ctx, m.Namespace, sourceRef(m), r.APIReader)
 }
 
 func podFacts(pod *corev1.Pod) migration.PodFacts {

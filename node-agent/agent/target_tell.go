@@ -71,15 +71,20 @@ func (t *targetSession) prepareRestore(ctx context.Context) error {
 	})
 }
 
-// tell names the images, which are where dir says, to each parked create.
+// tell names the images, which are where dir says, to each create that is parked now.
+// Not to one that comes while another is told: how that one has ended is looked at first.
 func (t *targetSession) tell(limit time.Duration, dir func(set *images.Set, container string) (string, error), tell func(*parked, wire.Images) error) error {
 	set, err := t.set()
 	if err != nil {
 		return err
 	}
+	lots := map[string]*parked{}
+	for _, name := range t.containers {
+		lots[name] = t.parking.lot(t.podUID, name)
+	}
 	var errs []error
 	for _, name := range t.containers {
-		l := t.parking.lot(t.podUID, name)
+		l := lots[name]
 		if l == nil {
 			continue
 		}
