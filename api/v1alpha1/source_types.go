@@ -154,6 +154,9 @@ type ConvergenceStatus struct {
 	// predictedDowntime if the switchover began now.
 	// +optional
 	PredictedDowntime *metav1.Duration `json:"predictedDowntime,omitempty"`
+	// unreadBytes of rounds that the target had yet to read at the freeze.
+	// +optional
+	UnreadBytes int64 `json:"unreadBytes,omitempty"`
 	// bandwidthBytesPerSecond measured for writing images.
 	// +optional
 	BandwidthBytesPerSecond int64 `json:"bandwidthBytesPerSecond,omitempty"`

@@ -34,6 +34,22 @@ func Downtime(status *v1alpha1.MigrationStatus) *v1alpha1.DowntimeStatus {
 	return &d
 }
 
+// LoadOf is what the downtime of a switchover was made of.
+func LoadOf(s *v1alpha1.SourceReport) Load {
+	l := Load{ResidentBytes: s.ResidentBytes, Containers: len(s.Containers), Whole: true}
+	if c := s.Convergence; c != nil {
+		l.Bandwidth, l.UnreadBytes = c.BandwidthBytesPerSecond, c.UnreadBytes
+	}
+	for i := range s.Containers {
+		c := &s.Containers[i]
+		l.Whole = l.Whole && len(c.Rounds) == 0
+		if c.FinalDump != nil {
+			l.FinalBytes += c.FinalDump.MemoryBytes
+		}
+	}
+	return l
+}
+
 func downtimeOf(dump, handover, restore time.Duration) v1alpha1.DowntimeStatus {
 	return v1alpha1.DowntimeStatus{
 		Total:         metav1.Duration{Duration: dump + handover + restore},

@@ -54,6 +54,22 @@ func TestDowntime(t *testing.T) {
 	}
 }
 
+func TestLoadOf(t *testing.T) {
+	dump := func(n int64) *v1alpha1.DumpStatus { return &v1alpha1.DumpStatus{Bytes: n + 1, MemoryBytes: n} }
+	rounds := []v1alpha1.RoundStatus{{DumpStatus: *dump(100)}}
+	r := v1alpha1.SourceReport{ResidentBytes: 1000, Containers: []v1alpha1.SourceContainerStatus{{Name: "a", FinalDump: dump(7)}, {Name: "b", FinalDump: dump(3)}}}
+	want := Load{FinalBytes: 10, ResidentBytes: 1000, Containers: 2, Whole: true}
+	if got := LoadOf(&r); got != want {
+		t.Errorf("without rounds %+v, want %+v", got, want)
+	}
+	r.Convergence = &v1alpha1.ConvergenceStatus{BandwidthBytesPerSecond: 50, UnreadBytes: 20}
+	r.Containers[0].Rounds, r.Containers[1].Rounds = rounds, rounds
+	want.Bandwidth, want.UnreadBytes, want.Whole = 50, 20, false
+	if got := LoadOf(&r); got != want {
+		t.Errorf("with rounds %+v, want %+v", got, want)
+	}
+}
+
 func TestBytesTransferred(t *testing.T) {
 	dump := func(n int64) v1alpha1.DumpStatus { return v1alpha1.DumpStatus{Bytes: n, MemoryBytes: 1000} }
 	final := dump(7)

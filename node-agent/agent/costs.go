@@ -18,8 +18,8 @@ import (
 	"godwit.dev/godwit/internal/migration"
 )
 
-// costs remembers what switchovers from this node cost, in memory and in a file
-// that outlives the agent. The model is the same for every target.
+// costs remembers what switchovers from and to this node cost, in memory and in a file
+// that outlives the agent. The model is the same for every other node.
 type costs struct {
 	// path of the file.
 	path string
@@ -63,31 +63,17 @@ func (c *costs) learn(l migration.Load, measured v1alpha1.DowntimeStatus) error 
 	return nil
 }
 
-// learn remembers what a migration that has been confirmed took, and how far its
-// prediction was off.
-func (s *sourceSession) learn(m *v1alpha1.Migration) {
-	if migration.SameName(m) {
-		return // its hand-over waits for the pod to be made again
+// learn remembers what a switchover took that was confirmed. Both nodes of a migration do:
+// the freeze is the source's and the restore the target's, and the next switchover from
+// either has one of each. Of a pod that keeps its name it is not learned: its hand-over
+// waits for the pod to be made again.
+func (s *sessionBase) learn(status *v1alpha1.MigrationStatus) *v1alpha1.DowntimeStatus {
+	measured := migration.Downtime(status)
+	if measured == nil || status.Handoff == v1alpha1.HandoffSameName {
+		return nil
 	}
-	measured := migration.Downtime(&v1alpha1.MigrationStatus{
-		Source: &v1alpha1.SourceStatus{SourceReport: s.report}, Target: m.Status.Target,
-	})
-	if measured == nil {
-		return
-	}
-	if p := measured.Predicted; p != nil {
-		downtimeOverPrediction.Observe(measured.Total.Seconds() / p.Seconds())
-	}
-	l := migration.Load{ResidentBytes: s.report.ResidentBytes, Containers: len(s.report.Containers), UnreadBytes: s.unreadAtFreeze, Whole: s.rounds() == 0}
-	if c := s.report.Convergence; c != nil {
-		l.Bandwidth = c.BandwidthBytesPerSecond
-	}
-	for _, c := range s.report.Containers {
-		if c.FinalDump != nil {
-			l.FinalBytes += c.FinalDump.MemoryBytes
-		}
-	}
-	if err := s.costs.learn(l, *measured); err != nil {
+	if err := s.costs.learn(migration.LoadOf(&status.Source.SourceReport), *measured); err != nil {
 		s.log.Error(err, "the next agent of this node begins without this")
 	}
+	return measured
 }

@@ -40,8 +40,6 @@ type sourceSession struct {
 	watch  dirtyWatch
 	moment migration.Moment
 	chosen string
-	// unreadAtFreeze is how many bytes of rounds the target had not read then.
-	unreadAtFreeze int64
 	// publishAttempted: the digest may have reached the API, so from here only
 	// the register decides.
 	publishAttempted bool

@@ -82,7 +82,11 @@ func (s *sourceSession) kill(ctx context.Context, m *v1alpha1.Migration) error {
 	failpoint.At("source-killed")
 	s.report.State = v1alpha1.SourceKilled
 	s.report.KilledAt = microTime(s.Now())
-	s.learn(m)
+	status := m.Status
+	status.Source = &v1alpha1.SourceStatus{SourceReport: s.report}
+	if d := s.learn(&status); d != nil && d.Predicted != nil {
+		downtimeOverPrediction.Observe(d.Total.Seconds() / d.Predicted.Seconds())
+	}
 	s.event(m, evKilled)
 	return s.publish(ctx)
 }

@@ -247,8 +247,8 @@ func (f *freeze) begin(dumps *standby) error {
 	if err := f.guard(f.m, "it is being moved to another node and is frozen"); err != nil {
 		return err
 	}
-	f.unreadAtFreeze = f.unread(f.m.Status.Target)
 	if c := f.report.Convergence; c != nil {
+		c.UnreadBytes = f.unread(f.m.Status.Target)
 		// Of what is dirty now; the last count may have been a while ago.
 		c.PredictedDowntime = &metav1.Duration{Duration: f.downtime(f.m)}
 		if f.chosen != "" {

@@ -116,7 +116,13 @@ func (t *targetSession) step(ctx context.Context) (again, bool, error) {
 			}
 		}
 		if t.report.State == v1alpha1.TargetRestored && migration.Finished(m.Status.Phase) {
-			return never, true, t.removeWork()
+			if err := t.removeWork(); err != nil {
+				return never, true, err
+			}
+			if m.Status.Phase == v1alpha1.PhaseSucceeded {
+				t.learn(&m.Status)
+			}
+			return never, true, nil
 		}
 		if t.settling && o.Handover == v1alpha1.HandoverCommitted {
 			return again(settleInterval), false, nil
