@@ -28,7 +28,7 @@ if [ -s artifacts/bench.json ]; then
 	bin/bench render -o artifacts/bench artifacts/bench.json
 	if [ -z "${QUICK:-}${SIZES:-}${RATES:-}${PATTERNS:-}${REPS:-}${METHODS:-}${GRID:-}${RUN:-}" ] &&
 		[ "$(grep -c '"method":' artifacts/bench.json)" = "$(bin/bench plan | grep -c /)" ]; then
-		cp -r artifacts/bench/. docs/
+		bin/bench render -o docs artifacts/bench.json
 	fi
 fi
 exit $status

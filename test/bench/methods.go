@@ -62,6 +62,8 @@ type methodInfo struct {
 	reach reach
 	// byHand: its programs have to be on the nodes.
 	byHand bool
+	// bare: it moves a process that is in no container. CRIU has less to do then.
+	bare bool
 	// apart: it is measured after all that is compared. Nodes learn from each
 	// switchover what one costs, and this one is of another program.
 	apart bool
@@ -104,7 +106,7 @@ var methods = []methodInfo{
 	{
 		name: phaulMethod, says: "go-criu's `phaul`, as its example uses it: pages go to CRIU's page server on the other node over TCP, and the process is restored there while the source is held",
 		cannot: "move a container or a pod: it is a library for processes. Its rule compares the first round with nothing, takes that for growth, and so stops after one round",
-		peer:   true, reach: inTheMiddle, byHand: true, fixed: 8, perMiB: 0.03, color: "#8250df",
+		peer:   true, bare: true, reach: inTheMiddle, byHand: true, fixed: 8, perMiB: 0.03, color: "#8250df",
 	},
 	{
 		name: podmanMethod, says: "`podman container checkpoint --pre-checkpoint` and `--with-previous`, exported without compression to the same volume, and `podman container restore` " +

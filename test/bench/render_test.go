@@ -87,6 +87,22 @@ func TestFewRepetitionsAreSaid(t *testing.T) {
 	}
 }
 
+// A peer without a container is compared with all the same; what CRIU alone takes with
+// one is said beside it.
+func TestAPeerWithoutAContainerIsToldApart(t *testing.T) {
+	rs := synthetic()
+	for i := range rs {
+		if rs[i].Method == runcScript {
+			rs[i].Method = phaulMethod
+		}
+	}
+	m, _ := info(phaulMethod)
+	c := shorterThan(rs, m)
+	if want := "0.80 in the worst of 2 cells (64 MiB, 1 %/s uniform); it moves a bare process, and of CRIU with a container the floor alone is 0.80 in the worst of 2 cells (64 MiB, 1 %/s uniform)"; c.measured != want || c.outcome != holds {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestWhatDoesNotConvergeIsLeftOut(t *testing.T) {
 	rs := synthetic()
 	for i := range rs {

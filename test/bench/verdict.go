@@ -146,18 +146,24 @@ func prediction(rs results) claim {
 
 // shorterThan compares with a peer, in every cell that converges.
 func shorterThan(rs results, m methodInfo) claim {
-	var w worst
+	var w, alone worst
 	var left []string
 	for _, c := range rs.cells() {
 		values := rs.ratios(c, precopy, seenAs(m), m.name, downtime)
 		switch {
 		case rs.converges(c):
 			w.add(values, c.title())
+			if m.bare {
+				alone.add(rs.ratios(c, containerFloor, floorTime, m.name, downtime), c.title())
+			}
 		case len(values) > 0:
 			left = append(left, c.title())
 		}
 	}
 	text := w.String()
+	if alone.cells > 0 {
+		text += fmt.Sprintf("; it moves a bare process, and of CRIU with a container the floor alone is %s", &alone)
+	}
 	if len(left) > 0 {
 		text += "; without what does not converge: " + strings.Join(left, ", ")
 	}
