@@ -10,8 +10,8 @@ import (
 	"godwit.dev/godwit/api/v1alpha1"
 )
 
-// Costs predicts a switchover's downtime from what earlier ones on the same node
-// took. Each of its three parts is a straight line: a fixed part, and one that
+// Costs predicts a switchover's downtime from what earlier ones from and to the same
+// node took. Each of its three parts is a straight line: a fixed part, and one that
 // grows with memory. The slope and the offset of a line are fitted to the
 // measurements by recursive least squares, which forgets old ones slowly; before
 // there are any, the line is a guess for ordinary hardware. The zero value is
