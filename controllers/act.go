@@ -114,7 +114,9 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 	}
 	name := pod.Name
 	failpoint.At("manager-target-creating")
-	switch err := r.Client.Create(ctx, pod); {
+	err = r.Client.Create(ctx, pod)
+	refused, missing := refusesPod(err)
+	switch {
 	case err == nil:
 		ctrl.LoggerFrom(ctx).Info("created the target pod", "pod", name, "podUID", pod.UID)
 	case apierrors.IsAlreadyExists(err):
@@ -127,9 +129,11 @@ func (r *MigrationReconciler) createTarget(ctx context.Context, w *world, d migr
 			return abort(&v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodExists,
 				Message: fmt.Sprintf("there is a pod %q already; delete it or set spec.targetPodName to another name", name)}), nil
 		}
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+	case refused:
 		return abort(&v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodCreateRefused,
 			Message: "the API server refuses the target pod: " + err.Error()}), nil
+	case missing != "":
+		return rehearsed(d, "copying memory", missing, nil), nil
 	default:
 		return d, fmt.Errorf("create target pod %s: %w", name, err)
 	}

@@ -183,8 +183,12 @@ func (r *MigrationReconciler) patchPod(ctx context.Context, pod *corev1.Pod, bod
 // be waited for; a failure is what the API server refuses for good.
 func (r *MigrationReconciler) rehearse(ctx context.Context, w *world) (missing string, failure *v1alpha1.Failure, err error) {
 	pod := replacement(w.ownerObject, w.source)
-	switch err := r.Client.Create(ctx, pod, client.DryRunAll); {
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+	err = r.Client.Create(ctx, pod, client.DryRunAll)
+	refused, missing := refusesPod(err)
+	switch {
+	case missing != "":
+		return "converged; waiting until " + missing, nil, nil
+	case refused:
 		return "", &v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodCreateRefused,
 			Message: fmt.Sprintf("the API server refuses the pod that %s would replace the source with: %v", w.Owner, err)}, nil
 	case err != nil:

@@ -174,12 +174,15 @@ func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world, cl
 		}
 	}
 	steered, err := r.rehearseAs(ctx, target)
+	refused, missing := refusesPod(steered)
 	switch {
 	case apierrors.IsForbidden(steered) && strings.Contains(steered.Error(), keepsName):
 		return "the API server asks the manager's admission webhook about new pods", nil, nil
 	case err != nil:
 		return "", nil, err
-	case steered != nil:
+	case missing != "":
+		return missing, nil, nil
+	case refused:
 		return "", &v1alpha1.Failure{Reason: v1alpha1.ReasonTargetPodCreateRefused,
 			Message: fmt.Sprintf("the API server refuses the pod that would be made again: %v", steered)}, nil
 	}
@@ -190,15 +193,17 @@ func (r *MigrationReconciler) rehearseSameName(ctx context.Context, w *world, cl
 	return "", nil, err
 }
 
-// rehearseAs returns as refused what the API server has against the pod, apart from
+// rehearseAs returns as against what the API server has against the pod, apart from
 // that its name is taken and from quotas, which the source still has its share of.
-func (r *MigrationReconciler) rehearseAs(ctx context.Context, pod *corev1.Pod) (refused, err error) {
-	switch err := r.Client.Create(ctx, pod, client.DryRunAll); {
+func (r *MigrationReconciler) rehearseAs(ctx context.Context, pod *corev1.Pod) (against, err error) {
+	err = r.Client.Create(ctx, pod, client.DryRunAll)
+	refused, missing := refusesPod(err)
+	switch {
 	case err == nil, apierrors.IsAlreadyExists(err):
 		return nil, nil
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"):
 		return nil, nil
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+	case refused, missing != "":
 		return err, nil
 	default:
 		return nil, fmt.Errorf("rehearse how the pod is made again: %w", err)
@@ -256,7 +261,9 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 	if err := r.confirm(ctx, m, migration.MayFollow); err != nil {
 		return d, err
 	}
-	switch err := r.Client.Create(ctx, pod); {
+	err = r.Client.Create(ctx, pod)
+	refused, missing := refusesPod(err)
+	switch {
 	case err == nil:
 		ctrl.LoggerFrom(ctx).Info("made a pod again", "pod", pod.Name, "podUID", pod.UID)
 	case apierrors.IsAlreadyExists(err):
@@ -264,7 +271,7 @@ func (r *MigrationReconciler) makeAgain(ctx context.Context, w *world, d migrati
 		// else's, and then that is.
 		d.Action, d.RequeueAfter = migration.Wait, webhookPoll
 		return d, nil
-	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
+	case refused, missing != "":
 		d.Action, d.RequeueAfter = migration.Wait, webhookPoll
 		d.Message = fmt.Sprintf("committed: the API server refuses pod %s, and it is tried again: %v", pod.Name, err)
 		return d, nil
