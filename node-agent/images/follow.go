@@ -5,6 +5,7 @@ package images
 
 import (
 	"context"
+	"crypto/sha256"
 	"maps"
 	"os"
 	"slices"
@@ -12,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,7 +145,7 @@ func (f *following) run(d *dir) {
 				if readAt(file.f, *buf, file.at()) != nil {
 					return
 				}
-				sum := blake3.Sum256(*buf)
+				sum := sha256.Sum256(*buf)
 				file.writeBack()
 				file.sums = append(file.sums, sum[:]...)
 			}

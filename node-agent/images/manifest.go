@@ -14,12 +14,12 @@ import (
 
 const (
 	// ManifestVersion is the version of the manifest's format.
-	ManifestVersion = 3
+	ManifestVersion = 4
 	// MaxManifest is the largest manifest in bytes that is read or written.
 	MaxManifest = 4 << 20
 
 	// sumSize is the size of a hash in bytes.
-	sumSize = 32
+	sumSize = sha256.Size
 
 	maxContainers = 64
 	maxDirs       = 2*maxRound + 4
@@ -54,7 +54,7 @@ type File struct {
 	Name string `json:"name"`
 	// Size in bytes.
 	Size int64 `json:"size"`
-	// Hash of the content, in lower case hex: the BLAKE3 of the BLAKE3s of its pieces
+	// Hash of the content, in lower case hex: the SHA-256 of the SHA-256s of its pieces
 	// of 1 MiB, which are hashed side by side.
 	Hash string `json:"hash"`
 }

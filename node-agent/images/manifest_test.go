@@ -86,7 +86,7 @@ func TestManifestSyntax(t *testing.T) {
 		"empty":           nil,
 		"null":            []byte("null"),
 		"trailing object": append(bytes.Clone(good), "{}"...),
-		"unknown field":   bytes.Replace(good, []byte(`"version":3`), []byte(`"version":3,"exec":"x"`), 1),
+		"unknown field":   bytes.Replace(good, []byte(`"version":4`), []byte(`"version":4,"exec":"x"`), 1),
 		"cut short":       good[:len(good)-10],
 		"too large":       append(bytes.Clone(good), bytes.Repeat([]byte(" "), MaxManifest)...),
 	} {
@@ -103,8 +103,8 @@ func FuzzDecodeManifest(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
-	f.Add([]byte(`{"version":3,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"hash":""}]}]}`))
-	f.Add([]byte(`{"version":3,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
+	f.Add([]byte(`{"version":4,"migrationUID":"a","dirs":[{"container":"a","name":"final","files":[{"name":"..","size":1,"hash":""}]}]}`))
+	f.Add([]byte(`{"version":4,"migrationUID":"a","dirs":[{"container":"a","name":"final","parent":"../round-000","files":[]}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeManifest(b)
 		if err != nil {

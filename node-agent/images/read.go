@@ -5,12 +5,12 @@ package images
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"io"
 	"os"
-
-	"github.com/zeebo/blake3"
 
 	"godwit.dev/godwit/node-agent/runtime"
 )
@@ -37,7 +37,7 @@ func (s *Set) Read(ctx context.Context, container, dir, name string, use func(r 
 		return File{}, err
 	}
 	defer f.Close()
-	h := &hashingReader{r: contextReader{ctx, io.LimitReader(f, id.Size)}, all: blake3.New(), piece: blake3.New()}
+	h := &hashingReader{r: contextReader{ctx, io.LimitReader(f, id.Size)}, all: sha256.New(), piece: sha256.New()}
 	if err := use(h, id.Size); err != nil {
 		return File{}, err
 	}
@@ -54,7 +54,7 @@ func (s *Set) Read(ctx context.Context, container, dir, name string, use func(r 
 // hashingReader computes File.Hash of what is read.
 type hashingReader struct {
 	r          io.Reader
-	all, piece *blake3.Hasher
+	all, piece hash.Hash
 	// n bytes were read.
 	n int64
 }
