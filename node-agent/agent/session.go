@@ -134,6 +134,10 @@ func (s *sessionBase) set() (*images.Set, error) {
 // workName is the directory below the run directory with the logs of all migrations.
 const workName = "work"
 
+// stageName is the directory of a container below it where its final dump is made, or what
+// is not memory of one that is restored.
+const stageName = "stage"
+
 // workDir is a directory on the node for the logs of one step.
 func (s *sessionBase) workDir(elem ...string) (string, error) {
 	dir := filepath.Join(append([]string{s.RunDir, workName, string(s.uid)}, elem...)...)

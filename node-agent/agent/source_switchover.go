@@ -57,6 +57,7 @@ func (s *sourceSession) standBy(ctx context.Context, m *v1alpha1.Migration) erro
 // whether they have come to an end instead.
 func (s *sourceSession) awaitReady(ctx context.Context, m *v1alpha1.Migration) (again, error) {
 	if s.standby.isReady() {
+		s.shareDescriptors(ctx)
 		s.tellReady(ctx)
 	}
 	if !s.standby.hasEnded() {
@@ -68,6 +69,26 @@ func (s *sourceSession) awaitReady(ctx context.Context, m *v1alpha1.Migration) (
 	}
 	s.standby = nil
 	return now, s.fail(ctx, m, v1alpha1.ReasonFinalDumpFailed, "", err)
+}
+
+// shareDescriptors brings to the volume, once, what the target prepares its restore with.
+// Without it the target does that in the freeze.
+func (s *sourceSession) shareDescriptors(ctx context.Context) {
+	if s.report.State == v1alpha1.SourceReady {
+		return
+	}
+	_, err := onVolume(ctx, &s.sessionBase, prepareTimeout, "share the descriptors", func(ctx context.Context) (struct{}, error) {
+		set, err := s.set()
+		for _, d := range s.standby.dumps {
+			if err == nil {
+				err = set.ShareDescriptors(ctx, d.container.Name)
+			}
+		}
+		return struct{}{}, err
+	})
+	if err != nil {
+		s.log.Info("the target cannot prepare its restore", "reason", err.Error())
+	}
 }
 
 // preparing: the dumps stand ready, and the target does what can be done of its restore
@@ -182,7 +203,11 @@ func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration,
 	containers, rounds, broken := s.containers, int(s.rounds()), s.chainBroken
 	return onVolume(ctx, &s.sessionBase, m.Spec.PreCopy.RoundTimeout.Duration, "prepare the final dump", func(ctx context.Context) (p prepared, err error) {
 		for _, c := range containers {
-			dir, err := set.PrepareFinal(ctx, c.Name)
+			stage, err := s.workDir(c.Name, stageName)
+			if err != nil {
+				return p, err
+			}
+			dir, pages, err := set.StageFinal(ctx, c.Name, rounds, stage)
 			if err != nil {
 				return p, err
 			}
@@ -190,6 +215,7 @@ func (s *sourceSession) prepareFinal(ctx context.Context, m *v1alpha1.Migration,
 			if err != nil {
 				return p, err
 			}
+			o.PagesDir = pages
 			if rounds > 0 && !broken {
 				o.Parent = images.Parent(rounds)
 			}

@@ -32,6 +32,8 @@ type place struct {
 	done map[string][]images.File
 	// next round to unpack.
 	next int32
+	// laidOut: the final dump is where the container's restore looks for it.
+	laidOut bool
 }
 
 // places finds out where files can go now: the volumes of a pod whose gate runs, and the
@@ -183,7 +185,8 @@ func (t *targetSession) checkUnpacked(m *images.Manifest) error {
 }
 
 // unpack applies the files of the verified set that have not been yet, in the order in
-// which they were packed. It is given up when a restore would be, for it is a part of one.
+// which they were packed, and lays out the final dumps. It is given up when a restore would
+// be, for it is a part of one.
 func (t *targetSession) unpack(ctx context.Context, m *images.Manifest, pod *corev1.Pod) error {
 	places, err := t.places(pod)
 	if err != nil {
@@ -207,6 +210,9 @@ func (t *targetSession) unpack(ctx context.Context, m *images.Manifest, pod *cor
 				}
 				p.done[d.Name] = d.Files
 			}
+			if err := t.layOut(ctx, set, m, p); err != nil {
+				return err
+			}
 			if p.log == nil {
 				return nil
 			}
@@ -214,6 +220,22 @@ func (t *targetSession) unpack(ctx context.Context, m *images.Manifest, pod *cor
 		})
 	}
 	return g.Wait()
+}
+
+// layOut lays out the final dump of a container on the node, if it was not merged there.
+func (t *targetSession) layOut(ctx context.Context, set *images.Set, m *images.Manifest, p *place) error {
+	if p.owner == images.Pod || p.laidOut {
+		return nil
+	}
+	local, err := t.workDir(p.owner, stageName)
+	if err != nil {
+		return err
+	}
+	_, err = onVolume(ctx, &t.sessionBase, t.Timeouts.Restore, "lay out the final dump of "+p.owner, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, set.LayOut(ctx, m, p.owner, local)
+	})
+	p.laidOut = err == nil
+	return err
 }
 
 // filesOf are an owner's directories of files, in the order in which they were made.

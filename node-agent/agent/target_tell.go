@@ -50,18 +50,19 @@ func (t *targetSession) tellAssembled(set *images.Set) {
 // tellRestore lets the parked creates restore, within the limit each.
 func (t *targetSession) tellRestore(limit time.Duration) error {
 	t.treeGone = false // from here something may run
-	return t.tell(limit, func(set *images.Set, name string) (string, error) { return set.RestoreDir(name) }, (*parked).restore)
+	return t.tell(limit, (*images.Set).RestoreDir, (*parked).restore)
 }
 
 // prepareRestore lets the parked creates start what it takes to restore, up to the
 // point at which CRIU would be given the images. They are not complete, and nothing of
 // them is trusted: what runc reads of them now is held against what was verified.
 func (t *targetSession) prepareRestore(ctx context.Context) error {
-	dir := func(set *images.Set, name string) (string, error) {
-		dir, err := onVolume(ctx, &t.sessionBase, prepareTimeout, name, func(context.Context) (string, error) { return set.PrepareRestore(name) })
+	dir := func(set *images.Set, name, local string) (string, error) {
+		dir, err := onVolume(ctx, &t.sessionBase, prepareTimeout, "prepare the restore of "+name, func(context.Context) (string, error) { return set.PrepareRestore(name, local) })
 		if err != nil {
-			t.log.Info("preparing to restore from the volume", "container", name, "reason", err.Error())
-			return set.FinalDir(name)
+			// What it cannot begin now it begins with the order.
+			t.log.Info("preparing to restore without the descriptors", "container", name, "reason", err.Error())
+			return local, nil
 		}
 		return dir, nil
 	}
@@ -73,7 +74,7 @@ func (t *targetSession) prepareRestore(ctx context.Context) error {
 
 // tell names the images, which are where dir says, to each create that is parked now.
 // Not to one that comes while another is told: how that one has ended is looked at first.
-func (t *targetSession) tell(limit time.Duration, dir func(set *images.Set, container string) (string, error), tell func(*parked, wire.Images) error) error {
+func (t *targetSession) tell(limit time.Duration, dir func(set *images.Set, container, local string) (string, error), tell func(*parked, wire.Images) error) error {
 	set, err := t.set()
 	if err != nil {
 		return err
@@ -96,7 +97,11 @@ func (t *targetSession) tell(limit time.Duration, dir func(set *images.Set, cont
 		if err := os.WriteFile(conf, []byte(criuConfig(t.keeping())), 0o600); err != nil {
 			return fmt.Errorf("write criu.conf: %w", err)
 		}
-		from, err := dir(set, name)
+		local, err := t.workDir(name, stageName)
+		if err != nil {
+			return err
+		}
+		from, err := dir(set, name, local)
 		if err != nil {
 			return err
 		}

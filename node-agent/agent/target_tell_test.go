@@ -40,7 +40,7 @@ func TestACreateThatComesWhileAnotherIsToldWaits(t *testing.T) {
 		heard <- reply.Verdict
 	}()
 	var second *parked
-	dir := func(_ *images.Set, name string) (string, error) {
+	dir := func(_ *images.Set, name, _ string) (string, error) {
 		if name == "first" {
 			second, _ = parkOne("second")
 		}

@@ -48,13 +48,14 @@ type reading struct {
 	known map[string]*followed
 }
 
-// files calls f for each of the names, with those first that tell what belongs where.
+// files calls f for each of the names, with those first that tell what belongs where, and
+// those that have any of these.
 func (o reading) files(ctx context.Context, names []string, f func(ctx context.Context, i int) error) error {
 	each := func(lists bool) error {
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(workers())
 		for i, n := range names {
-			if isList(n) == lists {
+			if (isList(n) || n == packName) == lists {
 				g.Go(func() error { return f(ctx, i) })
 			}
 		}

@@ -6,6 +6,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
@@ -52,7 +53,9 @@ func (in *intake) plan() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	in.planned, in.tasks = true, map[string]*task{}
-	entries, err := os.ReadDir(in.dir)
+	err := in.unpack()
+	entries, rerr := os.ReadDir(in.dir)
+	err = errors.Join(err, rerr)
 	for _, e := range entries {
 		if err == nil && isList(e.Name()) {
 			err = in.planOne(e.Name())
@@ -62,6 +65,23 @@ func (in *intake) plan() {
 		err = errors.New("there are no lists of memory in the round")
 	}
 	in.fail(err)
+}
+
+// unpack unpacks what was packed of a final dump, if anything was.
+func (in *intake) unpack() error {
+	name := filepath.Join(in.dir, packName)
+	f, err := os.Open(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	if err := unpack(f, in.dir); err != nil {
+		return err
+	}
+	return os.Remove(name)
 }
 
 func (in *intake) planOne(name string) error {

@@ -149,28 +149,38 @@ func empty(dir string) error {
 }
 
 // PrepareRestore returns the directory that a restore of the container will probably be
-// made from, with the one file in it that runc reads before the set is complete.
-func (s *Set) PrepareRestore(container string) (string, error) {
-	final, err := s.FinalDir(container)
-	if err != nil {
-		return "", err
-	}
-	m := s.merging(container)
-	if !m.going() {
-		return final, nil
-	}
-	// Not under the lock: the volume may not answer.
+// made from, with the one file in it that runc reads before the set is complete. local is
+// that of RestoreDir.
+func (s *Set) PrepareRestore(container, local string) (string, error) {
 	b, err := s.readDescriptors(container)
 	if err != nil {
 		return "", err
 	}
+	dir := s.merging(container).prepare()
+	if dir == "" {
+		dir = local
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", fmt.Errorf("image store: %w", err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, descriptorsName), b, 0o600); err != nil {
+		return "", fmt.Errorf("image store: %w", err)
+	}
+	return dir, nil
+}
+
+// prepare returns the directory that will have the final dump, "" when it will not be
+// merged.
+func (m *merge) prepare() string {
+	if !m.going() {
+		return ""
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	in := m.take(restoreName)
-	if in == nil {
-		return final, nil
+	if in := m.take(restoreName); in != nil {
+		return in.dir
 	}
-	return in.dir, os.WriteFile(filepath.Join(in.dir, descriptorsName), b, 0o600)
+	return ""
 }
 
 // going says whether rounds have been merged, and the final dump has not.
@@ -201,14 +211,18 @@ func (s *Set) readDescriptors(container string) ([]byte, error) {
 	return b, nil
 }
 
-// RestoreDir is the directory to restore the container from, once Verify has returned:
-// one of this node's own, which nobody can change who can write the volume, or the final
-// dump on the volume. In the second case the error of Assembled says why.
-func (s *Set) RestoreDir(container string) (string, error) {
+// RestoreDir is the directory to restore the container from, once Verify and LayOut have
+// returned. What was merged has one of its own, which nobody can change who can write the
+// volume. Else it is local, where LayOut has made links to the volume; the error of
+// Assembled says why.
+func (s *Set) RestoreDir(container, local string) (string, error) {
+	if err := checkRound(container, 0); err != nil {
+		return "", err
+	}
 	if _, err := s.Assembled(container); err == nil {
 		return filepath.Join(s.store.localDir, s.uid, container, restoreName), nil
 	}
-	return s.FinalDir(container)
+	return local, nil
 }
 
 // Assembled says what Verify has made of the rounds and the final dump of a container

@@ -140,7 +140,11 @@ func chained(t *testing.T, store *Store, rounds int, m memory, change func(m mem
 		dirty := func(task, page uint64) bool { return m[task][page] != changed[task][page] }
 		prepare := func() (string, error) { return set.PrepareRound(ctx, container, k) }
 		if k == rounds {
-			prepare = func() (string, error) { return set.PrepareFinal(ctx, container) }
+			prepare = func() (string, error) {
+				dir, pages, err := set.StageFinal(ctx, container, k, filepath.Join(t.TempDir(), "stage"))
+				// There is none for a second process.
+				return dir, errors.Join(err, link(filepath.Join(pages, pagesName(7)), filepath.Join(dir, pagesName(7))))
+			}
 		}
 		dir, err := prepare()
 		must(t, err)
@@ -154,6 +158,7 @@ func chained(t *testing.T, store *Store, rounds int, m memory, change func(m mem
 		}
 		earlier = clone(m)
 	}
+	must(t, set.ShareDescriptors(ctx, container))
 	sealed, err := set.Seal(ctx)
 	must(t, err)
 	return target, sealed.Digest
@@ -173,7 +178,7 @@ func assemble(t *testing.T, set *Set, digest string) (Assembly, string) {
 	must(t, err)
 	a, err := set.Assembled(container)
 	must(t, err)
-	dir, err := set.RestoreDir(container)
+	dir, err := set.RestoreDir(container, t.TempDir())
 	must(t, err)
 	if !strings.HasPrefix(dir, set.store.localDir) {
 		t.Fatalf("restored from %s", dir)
@@ -282,7 +287,7 @@ func TestAssembleMakesOneDumpWhereItIsCheap(t *testing.T) {
 // The directory that a restore is prepared with is the one that it is made from.
 func TestPreparedRestoreKeepsItsDirectory(t *testing.T) {
 	set, digest := chained(t, mergingStore(t), 2, memory{1: {}}, steady)
-	prepared, err := set.PrepareRestore(container)
+	prepared, err := set.PrepareRestore(container, t.TempDir())
 	must(t, err)
 	open, err := os.Open(prepared)
 	must(t, err)
@@ -333,19 +338,36 @@ func TestRestoreFromTheVolumeWhenNothingWasMerged(t *testing.T) {
 			if c.store == nil {
 				c.store = mergingStore
 			}
-			set, digest := chained(t, c.store(t), 2, memory{1: {}}, steady)
+			m := memory{1: {}}
+			set, digest := chained(t, c.store(t), 2, m, steady)
 			if c.spoil != nil {
 				c.spoil(t, set)
 			}
-			_, err := set.Verify(context.Background(), digest)
+			// One that was prepared finds what it restores where it was told.
+			local := filepath.Join(t.TempDir(), "local")
+			must(t, os.Mkdir(local, 0o700))
+			open, err := os.Open(local)
+			must(t, err)
+			defer open.Close()
+			write(t, local, descriptorsName, []byte("of before"))
+			manifest, err := set.Verify(context.Background(), digest)
 			must(t, err)
 			if _, err := set.Assembled(container); !errors.Is(err, ErrNotMerged) {
 				t.Errorf("assembled: %v", err)
 			}
-			dir, err := set.RestoreDir(container)
+			for range 2 { // by another agent, too
+				must(t, set.LayOut(context.Background(), manifest, container, local))
+			}
+			dir, err := set.RestoreDir(container, local)
 			must(t, err)
-			if final, _ := set.FinalDir(container); dir != final {
-				t.Errorf("restored from %s, not %s", dir, final)
+			if dir != local {
+				t.Errorf("restored from %s, not %s", dir, local)
+			}
+			if got := restored(t, fmt.Sprintf("/proc/self/fd/%d", open.Fd()), []uint64{1}); !maps.Equal(got[1], m[1]) {
+				t.Errorf("the memory is %v, not %v", got, m)
+			}
+			if b, err := os.ReadFile(filepath.Join(local, descriptorsName)); err != nil || string(b) != `["/dev/null"]` {
+				t.Errorf("%s: %q, %v", descriptorsName, b, err)
 			}
 		})
 	}
@@ -449,7 +471,7 @@ func TestStoppedMergingTakesNoRoom(t *testing.T) {
 	set, digest = chained(t, mergingStore(t), 2, memory{1: {}}, steady)
 	_, dir := assemble(t, set, digest)
 	must(t, set.StopMerging(container, behind))
-	if got, err := set.RestoreDir(container); err != nil || got != dir {
+	if got, err := set.RestoreDir(container, t.TempDir()); err != nil || got != dir {
 		t.Errorf("restored from %s, %v", got, err)
 	}
 	restored(t, dir, []uint64{1})

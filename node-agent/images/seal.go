@@ -130,6 +130,11 @@ func (s *Set) describe(ctx context.Context, container, name string) (*hashed, er
 		return nil, err
 	}
 	defer d.close()
+	if stage := s.stage(container); stage != "" && name == finalName {
+		if err := gather(ctx, d, stage); err != nil {
+			return nil, err
+		}
+	}
 	return hashDir(ctx, d, container, name, reading{sync: true, known: s.endFollowing(ctx, container, name)})
 }
 

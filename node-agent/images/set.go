@@ -27,6 +27,8 @@ type Set struct {
 	merges map[string]*merge
 	// follows are the dumps that are hashed while they are written, by their path.
 	follows map[string]*following
+	// stages are the directories in which final dumps are made, by container.
+	stages map[string]string
 }
 
 // UID is the migration's UID.
@@ -70,6 +72,9 @@ func (s *Set) PrepareFinal(ctx context.Context, container string) (string, error
 	if err := checkRound(container, 0); err != nil {
 		return "", err
 	}
+	s.mu.Lock()
+	delete(s.stages, container)
+	s.mu.Unlock()
 	return s.prepare(ctx, container, finalName)
 }
 
@@ -160,6 +165,7 @@ func (s *Set) Remove(ctx context.Context) error {
 	defer s.mu.Unlock()
 	clear(s.rounds)
 	clear(s.merges)
+	clear(s.stages)
 	return s.store.forget(s.uid)
 }
 

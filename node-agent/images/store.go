@@ -117,7 +117,7 @@ func (s *Store) Set(uid string) (*Set, error) {
 	defer s.mu.Unlock()
 	set := s.sets[uid]
 	if set == nil {
-		set = &Set{store: s, uid: uid, rounds: map[roundKey]*roundWork{}, merges: map[string]*merge{}, follows: map[string]*following{}}
+		set = &Set{store: s, uid: uid, rounds: map[roundKey]*roundWork{}, merges: map[string]*merge{}, follows: map[string]*following{}, stages: map[string]string{}}
 		s.sets[uid] = set
 	}
 	return set, nil

@@ -87,6 +87,11 @@ type DumpOptions struct {
 	// ImageDir is the directory for the images; created with mode 0700 when
 	// missing. It must be empty: a retry takes a new one.
 	ImageDir string
+	// PagesDir is a directory that takes a final dump's files with memory, in place of
+	// ImageDir, which has links to them and only small files of its own then: it can be on
+	// the node, where a file is made at once, while what is large goes to the volume. It
+	// must be there. Empty: ImageDir takes all of it.
+	PagesDir string
 	// Parent is the relative path from ImageDir to the images this dump builds
 	// on, a sibling ("../round-002"); empty for a full dump. It must hold a
 	// finished dump.
@@ -127,7 +132,7 @@ type DumpStats struct {
 	Frozen time.Duration
 	// PagesScanned, PagesSkipped (unchanged since the parent), PagesWritten count pages.
 	PagesScanned, PagesSkipped, PagesWritten int64
-	// MemoryBytes is the memory written, Bytes all files written to ImageDir.
+	// MemoryBytes is the memory written, Bytes all files written.
 	MemoryBytes, Bytes int64
 }
 

@@ -27,11 +27,16 @@ var ErrImageDir = errors.New("unusable image directory")
 // dirs are the open directories of a dump.
 type dirs struct {
 	images, work *os.File
+	// pages is the directory that takes the memory, nil when images does.
+	pages *os.File
 }
 
 func (d dirs) Close() {
-	d.images.Close()
-	d.work.Close()
+	for _, f := range []*os.File{d.images, d.work, d.pages} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // openDirs creates and opens the directories of a dump. CRIU keeps files and a
@@ -53,12 +58,44 @@ func openDirs(h *host.Host, o runtime.DumpOptions) (dirs, error) {
 		images.Close()
 		return dirs{}, errors.Join(err, serr)
 	}
-	work, err := h.MkdirAll(o.WorkDir, 0o700)
-	if err != nil {
-		images.Close()
+	d := dirs{images: images}
+	if d.work, err = h.MkdirAll(o.WorkDir, 0o700); err != nil {
+		d.Close()
 		return dirs{}, noSpace(fmt.Errorf("create the work directory: %w", err))
 	}
-	return dirs{images, work}, nil
+	if o.PagesDir == "" {
+		return d, nil
+	}
+	if d.pages, err = h.Open(o.PagesDir, unix.O_DIRECTORY, 0); err == nil {
+		err = linkPages(images, o)
+	}
+	if err != nil {
+		d.Close()
+		return dirs{}, noSpace(fmt.Errorf("have the memory elsewhere: %w", err))
+	}
+	return d, nil
+}
+
+// pageLinks is how many files with memory find a place in PagesDir. CRIU numbers them
+// from 1, one for each process and for each piece of shared memory; what there is more of
+// it makes in the image directory.
+const pageLinks = 256
+
+// linkPages makes the links by which CRIU's files with memory come to be in PagesDir:
+// it opens what it makes without looking what is there (criu/image.c, do_open_image).
+// They are relative: a restore opens them when it is in the container's root already.
+func linkPages(images *os.File, o runtime.DumpOptions) error {
+	to, err := filepath.Rel(o.ImageDir, o.PagesDir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrImageDir, err)
+	}
+	for i := 1; i <= pageLinks; i++ {
+		name := fmt.Sprintf("pages-%d.img", i)
+		if err := os.Symlink(filepath.Join(to, name), filepath.Join(host.FDPath(images), name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkParent refuses a parent that CRIU would take for "no parent" (then it
@@ -106,7 +143,7 @@ func collect(d dirs, o runtime.DumpOptions, k kind, s *runtime.DumpStats) error 
 			return fmt.Errorf("have timers go on: %w", err)
 		}
 	}
-	if s.Bytes, err = size(img); err != nil {
+	if s.Bytes, err = d.size(); err != nil {
 		return err
 	}
 	st, err := crit.GetDumpStats(host.FDPath(d.work))
@@ -144,6 +181,16 @@ func checkInventory(name string, k kind) error {
 		return fmt.Errorf("the inventory is not that of such a dump: %v", e)
 	}
 	return nil
+}
+
+// size sums up the files of a dump.
+func (d dirs) size() (int64, error) {
+	n, err := size(host.FDPath(d.images))
+	if err != nil || d.pages == nil {
+		return n, err
+	}
+	pages, err := size(host.FDPath(d.pages))
+	return n + pages, err
 }
 
 // size sums up the files of a directory.

@@ -25,7 +25,9 @@ const (
 	inventoryName = "inventory.img"
 	pagesName     = "pages-1.img"
 	parentName    = "parent"
-	logName       = "dump.log"
+	// descriptorsName is runc's file, not CRIU's.
+	descriptorsName = "descriptors.json"
+	logName         = "dump.log"
 )
 
 // Inventory is what the fake writes into inventory.img (as JSON).
@@ -69,7 +71,10 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 		return runtime.DumpStats{}, err
 	}
 	if freeze := o.Freeze; freeze != nil {
-		var err error
+		err := standReady(o)
+		if err != nil {
+			return runtime.DumpStats{}, err
+		}
 		o.Freeze = nil
 		if o.Deadline, err = freeze(ctx, standing{&o}); err != nil {
 			return runtime.DumpStats{}, err
@@ -82,6 +87,31 @@ func (r *Runtime) Dump(ctx context.Context, k runtime.Container, o runtime.DumpO
 		defer cancel()
 	}
 	return r.dump(ctx, "Dump", k, o)
+}
+
+// standReady writes what runc writes before it starts CRIU.
+func standReady(o runtime.DumpOptions) error {
+	if err := prepareDir(o.ImageDir); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(o.ImageDir, descriptorsName), []byte("[]"), 0o600)
+}
+
+// prepareDir makes sure that the directory is there and has nothing of a dump in it.
+func prepareDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	have, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range have {
+		if e.Name() != descriptorsName {
+			return fmt.Errorf("%s is not empty", dir)
+		}
+	}
+	return nil
 }
 
 // standing is a dump that waits for the freeze.
@@ -274,17 +304,8 @@ func checkParent(c *Container, o runtime.DumpOptions) error {
 
 // writeImages writes a dump and returns its size.
 func writeImages(o runtime.DumpOptions, inv Inventory) (int64, error) {
-	for _, dir := range []string{o.ImageDir, o.WorkDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return 0, err
-		}
-	}
-	have, err := os.ReadDir(o.ImageDir)
-	if err != nil {
+	if err := errors.Join(prepareDir(o.ImageDir), os.MkdirAll(o.WorkDir, 0o700)); err != nil {
 		return 0, err
-	}
-	if len(have) > 0 {
-		return 0, fmt.Errorf("%s is not empty", o.ImageDir)
 	}
 	if o.Parent != "" {
 		if err := os.Symlink(o.Parent, filepath.Join(o.ImageDir, parentName)); err != nil {
@@ -295,7 +316,17 @@ func writeImages(o runtime.DumpOptions, inv Inventory) (int64, error) {
 		return 0, err
 	}
 	pages := bytes.Repeat([]byte{byte(inv.Round)}, int(inv.Written))
-	if err := os.WriteFile(filepath.Join(o.ImageDir, pagesName), pages, 0o600); err != nil {
+	name := filepath.Join(o.ImageDir, pagesName)
+	if o.PagesDir != "" {
+		to, err := filepath.Rel(o.ImageDir, filepath.Join(o.PagesDir, pagesName))
+		if err == nil {
+			err = os.Symlink(to, name)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	if err := os.WriteFile(name, pages, 0o600); err != nil {
 		return 0, err
 	}
 	b, err := json.Marshal(inv)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -230,6 +231,45 @@ func testDumpOnALaterRound(t *testing.T, n Node) {
 		t.Error("it was dumped all the same")
 	}
 	proceeds(t, restored)
+}
+
+// The small files of the final dump are on the node, its memory with the rounds.
+func testDumpWithPagesElsewhere(t *testing.T, n Node) {
+	w := n.Start(t)
+	preDump(t, n, w, 0)
+	w.Dirty(t, some)
+	o := n.options(1)
+	o.PagesDir = o.ImageDir
+	o.ImageDir = filepath.Join(n.Work, "elsewhere", "final")
+	noError(t, "make directories", errors.Join(os.MkdirAll(o.PagesDir, 0o700), os.MkdirAll(filepath.Dir(o.ImageDir), 0o700)))
+	// The round that it builds on is a sibling all the same.
+	to, err := filepath.Rel(filepath.Dir(o.ImageDir), n.options(0).ImageDir)
+	noError(t, "find the way to the round", err)
+	noError(t, "link the round", os.Symlink(to, filepath.Join(filepath.Dir(o.ImageDir), filepath.Base(o.Parent))))
+	noError(t, "Freeze", n.Freezer.Freeze(step(t), w.Info()))
+	s, err := n.Checkpointer.Dump(step(t), w.Info(), o)
+	noError(t, "Dump", err)
+	t.Logf("final: %+v", s)
+	if s.PagesSkipped == 0 || s.Bytes < s.PagesWritten {
+		t.Errorf("the dump: %+v", s)
+	}
+	here, err := os.ReadDir(o.PagesDir)
+	noError(t, "ReadDir", err)
+	if len(here) == 0 {
+		t.Error("no memory is in its place")
+	}
+	for _, e := range here {
+		if !strings.HasPrefix(e.Name(), "pages-") {
+			t.Errorf("%s is with the memory", e.Name())
+		}
+	}
+	before := stands(t, w)
+	packed, _ := packFrozen(t, n, w)
+	noError(t, "Kill", n.Killer.Kill(step(t), w.Info()))
+	restored := w.Restore(t, o.ImageDir, packed...)
+	if now := proceeds(t, restored); now <= before {
+		t.Errorf("restored at %d, was frozen at %d", now, before)
+	}
 }
 
 // A dump that is not to be made after all has touched nothing.

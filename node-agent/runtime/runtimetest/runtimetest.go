@@ -95,6 +95,7 @@ func Run(t *testing.T, factory Factory) {
 		{"DumpFreezesWhenItIsReady", testDumpFreezes},
 		{"DumpThatIsNotToFreeze", testDumpNotFrozen},
 		{"DumpBuildsOnALaterRound", testDumpOnALaterRound},
+		{"DumpHasItsMemoryElsewhere", testDumpWithPagesElsewhere},
 		{"DumpOutlastsItsContext", testDumpOutlastsContext},
 		{"DumpIsGivenUpAtItsDeadline", testDumpGivenUp},
 		{"SettleAwaitsADump", testSettle},
