@@ -9,7 +9,7 @@
 //	<root>/<migration UID>/manifest.json
 //	<root>/<migration UID>/<container>/round-000/   first, full copy of memory
 //	<root>/<migration UID>/<container>/round-001/   parent -> ../round-000
-//	<root>/<migration UID>/<container>/final/       parent -> ../round-001
+//	<root>/<migration UID>/<container>/final/       parent -> ../round-001; pages, images.tar
 //	<root>/<migration UID>/<container>/files-000/   what is not in CRIU's images
 //	<root>/<migration UID>/<container>/files-001/   what of it has changed since
 //	<root>/<migration UID>/<container>/files/       and what had when the pod was frozen
@@ -29,7 +29,8 @@
 // packed in the rounds it unpacks meanwhile (Read), and holds it against the verified
 // manifest before it commits. Both
 // merge what they read into one dump on the node, if there is room, so that the restore
-// from RestoreDir need not follow the chain.
+// from RestoreDir need not follow the chain. The final dump is made on the node (StageFinal),
+// and restored there (LayOut), with its pages on the volume: see stage.go.
 //
 // # Trust
 //

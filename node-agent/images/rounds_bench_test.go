@@ -5,6 +5,8 @@ package images
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -170,3 +172,71 @@ func writeRound(ctx context.Context, set *Set, k int, entries []pagemap.Entry) e
 type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// BenchmarkFinalDump makes the small files of a final dump and seals it, and reads it as the
+// target does: on the volume, which is in the directory for temporary files (TMPDIR), and
+// on the node, in /dev/shm.
+func BenchmarkFinalDump(b *testing.B) {
+	ctx := context.Background()
+	for _, staged := range []bool{false, true} {
+		name := "volume"
+		if staged {
+			name = "node"
+		}
+		b.Run(name, func(b *testing.B) {
+			var made, read time.Duration
+			for b.Loop() {
+				local, err := os.MkdirTemp("/dev/shm", "final")
+				if err != nil {
+					b.Fatal(err)
+				}
+				root := b.TempDir()
+				set, target := benchSet(b, root), benchSet(b, root)
+				dump, err := set.PrepareFinal(ctx, container)
+				if staged && err == nil {
+					dump, _, err = set.StageFinal(ctx, container, 0, filepath.Join(local, "stage"))
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				begun := time.Now()
+				for i := range 40 {
+					if err := os.WriteFile(filepath.Join(dump, fmt.Sprintf("file-%d.img", i)), make([]byte, 2000), 0o600); err != nil {
+						b.Fatal(err)
+					}
+				}
+				sealed, err := set.Seal(ctx)
+				if err != nil {
+					b.Fatal(err)
+				}
+				made += time.Since(begun)
+				begun = time.Now()
+				m, err := target.Verify(ctx, sealed.Digest)
+				if err == nil {
+					err = target.LayOut(ctx, m, container, filepath.Join(local, "laid-out"))
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				read += time.Since(begun)
+				if err := errors.Join(set.Remove(ctx), os.RemoveAll(local)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(made.Seconds()/float64(b.N), "s-made/op")
+			b.ReportMetric(read.Seconds()/float64(b.N), "s-read/op")
+		})
+	}
+}
+
+func benchSet(b *testing.B, root string) *Set {
+	store, err := Open(root, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	set, err := store.Set(testUID)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return set
+}

@@ -27,10 +27,10 @@ func TestStagedDumpComesToTheVolume(t *testing.T) {
 		must(t, err)
 		write(t, dir, "inventory.img", []byte{byte(k)})
 	}
-	dump, pages, err := set.StageFinal(ctx, container, 1, stage)
+	dump, _, err := set.StageFinal(ctx, container, 1, stage)
 	must(t, err)
 	write(t, dump, "left.img", []byte("of a dump that was given up"))
-	dump, pages, err = set.StageFinal(ctx, container, 1, stage)
+	dump, pages, err := set.StageFinal(ctx, container, 1, stage)
 	must(t, err)
 	// The last round is made while the dump stands ready.
 	must(t, set.StageRound(container, 1))
@@ -110,7 +110,7 @@ func TestArchiveOfOthersIsRefused(t *testing.T) {
 				must(t, w.Close())
 			}
 			dir := t.TempDir()
-			err := unpack(&b, filepath.Join(dir))
+			err := unpack(&b, dir)
 			if runtime.RefusalOf(err) != c.kind {
 				t.Errorf("refused as %q: %v", runtime.RefusalOf(err), err)
 			}
