@@ -67,7 +67,8 @@ func (s *Set) PrepareRound(ctx context.Context, container string, k int) (string
 	return s.prepare(ctx, container, RoundName(k))
 }
 
-// PrepareFinal makes an empty directory for the final dump.
+// PrepareFinal makes an empty directory for the final dump, which is all made there unless
+// StageFinal is called in its place.
 func (s *Set) PrepareFinal(ctx context.Context, container string) (string, error) {
 	if err := checkRound(container, 0); err != nil {
 		return "", err

@@ -260,13 +260,16 @@ func unpackFile(r io.Reader, name string) error {
 // and links lead to everything else. One that was merged needs none. A directory that is
 // there stays the same, for a prepared restore has it open.
 func (s *Set) LayOut(ctx context.Context, m *Manifest, container, dir string) error {
+	final, err := s.FinalDir(container)
+	if err != nil {
+		return err
+	}
 	if _, err := s.Assembled(container); err == nil {
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	final := filepath.Join(s.Dir(), container, finalName)
 	for _, d := range m.Dirs {
 		if d.Container != container || d.Name != finalName {
 			continue
