@@ -50,14 +50,14 @@ func TestTamperedImageFile(t *testing.T) {
 	}
 	source, err := s.Nodes.Node(p.pod.Spec.NodeName)
 	s.must(err)
-	out, err := source.Output(s.ctx, fmt.Sprintf(`f=$(find %s/%s -path '*/final/core-*.img' -print -quit) && test -n "$f" &&
-		printf '\377' | dd of="$f" bs=1 seek=20 conv=notrunc,fsync status=none && echo "$f"`, harness.ImagesDir, m.UID))
+	out, err := source.Output(s.ctx, fmt.Sprintf(`f=$(find %s/%s -path '*/final/images.tar' -print -quit) && test -n "$f" &&
+		printf '\377' | dd of="$f" bs=1 seek=600 conv=notrunc,fsync status=none && echo "$f"`, harness.ImagesDir, m.UID))
 	s.must(err)
 	t.Logf("changed %s", out)
 	s.must(onTarget.Signal(s.ctx, "CONT"))
 
 	s.finish(m, v1alpha1.PhaseFailed)
-	if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonImageSetInvalid || !strings.Contains(f.Message, "/final/core-") {
+	if f := m.Status.Failure; f == nil || f.Reason != v1alpha1.ReasonImageSetInvalid || !strings.Contains(f.Message, "/final/images.tar") {
 		t.Errorf("failure %+v, want %s about a file of the final dump", f, v1alpha1.ReasonImageSetInvalid)
 	}
 	if h := m.Status.Handover; h == nil || h.State != v1alpha1.HandoverAborted {
