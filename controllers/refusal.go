@@ -10,9 +10,10 @@ import (
 )
 
 // undecided are parts of what an API server says when it refuses what it cannot judge
-// yet, as Forbidden or Invalid. One that has just started does not know the kind that a policy is about until it
-// has found the kind's definition, for which it looks every half minute, and knows none
-// of that kind until it has read them; and none of its policies before that.
+// yet, as Forbidden or Invalid. One that has just started does not know the kind that a
+// policy is about until it has found the kind's definition, for which it looks every half
+// minute, and knows none of that kind until it has read them; and none of its policies
+// before that.
 // (k8s.io/apiserver/pkg/admission/plugin/policy/generic)
 var undecided = []string{"failed to configure policy", "failed to configure binding", "not yet ready to handle request"}
 

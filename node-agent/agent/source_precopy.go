@@ -103,16 +103,7 @@ func (s *sourceSession) preCopyRound(ctx context.Context, m *v1alpha1.Migration)
 	// The freeze is next: the world is told, and not waited for.
 	s.publisher.publishSoon(ctx, *s.report.DeepCopy(), s.log)
 	if _, err := onVolume(ctx, &s.sessionBase, timeout, "let the final dump build on the round", func(context.Context) (struct{}, error) {
-		set, err := s.set()
-		if err != nil {
-			return struct{}{}, err
-		}
-		for _, c := range containers {
-			if err := set.StageRound(c.Name, int(k)); err != nil {
-				return struct{}{}, err
-			}
-		}
-		return struct{}{}, s.standby.rebase(images.Parent(int(k) + 1))
+		return struct{}{}, s.buildOn(containers, int(k))
 	}); err != nil {
 		return s.fail(ctx, m, v1alpha1.ReasonVolumeError, "", err)
 	}

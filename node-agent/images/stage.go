@@ -159,21 +159,18 @@ func (d *dir) relink(like string) error {
 	if err != nil {
 		return fmt.Errorf("image store: %w", err)
 	}
-	err = unix.Unlinkat(int(d.f.Fd()), parentName, 0)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		err = unix.Symlinkat(to, int(d.f.Fd()), parentName)
-	}
-	return wrap(d.join(parentName), err)
+	return d.replace(parentName, func() error { return unix.Symlinkat(to, int(d.f.Fd()), parentName) })
 }
 
 // write makes a file, in the place of one that is there.
 func (d *dir) write(name string, fill func(io.Writer) error) error {
-	if err := unix.Unlinkat(int(d.f.Fd()), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-		return wrap(d.join(name), err)
-	}
-	f, err := createAt(d, name)
+	var f *os.File
+	err := d.replace(name, func() (err error) {
+		f, err = createAt(d, name)
+		return err
+	})
 	if err != nil {
-		return wrap(d.join(name), err)
+		return err
 	}
 	w := bufio.NewWriterSize(f, pieceSize)
 	err = fill(w)
@@ -181,6 +178,18 @@ func (d *dir) write(name string, fill func(io.Writer) error) error {
 		err = w.Flush()
 	}
 	return wrap(d.join(name), errors.Join(err, f.Close()))
+}
+
+// replace makes a name, in the place of one that is there. Mostly none is, and to look
+// would cost a round trip to the server.
+func (d *dir) replace(name string, create func() error) error {
+	err := create()
+	if errors.Is(err, unix.EEXIST) {
+		if err = unix.Unlinkat(int(d.f.Fd()), name, 0); err == nil {
+			err = create()
+		}
+	}
+	return wrap(d.join(name), err)
 }
 
 func copyFrom(w io.Writer, name string) error {
@@ -241,18 +250,13 @@ func unpack(r io.Reader, dir string) error {
 	}
 }
 
-// unpackFile puts a file in the place of one that is there, at once.
 func unpackFile(r io.Reader, name string) error {
-	temp := name + tempSuffix
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(f, r)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temp, name)
+	return errors.Join(err, f.Close())
 }
 
 // LayOut makes dir, a directory of the node, one from which the container's final dump can be
@@ -281,11 +285,7 @@ func (s *Set) LayOut(ctx context.Context, m *Manifest, container, dir string) er
 				}
 				continue
 			}
-			have, err := s.Read(ctx, container, finalName, packName, func(r io.Reader, _ int64) error { return unpack(r, dir) })
-			if err == nil && have != f {
-				err = tampered(d.path()+"/"+f.Name, runtime.RefusedContent, "what was read had the hash %s, not %s", have.Hash, f.Hash)
-			}
-			if err != nil {
+			if err := s.layOutPack(ctx, d, f, dir); err != nil {
 				return err
 			}
 		}
@@ -295,4 +295,31 @@ func (s *Set) LayOut(ctx context.Context, m *Manifest, container, dir string) er
 		return link(filepath.Join(final, d.Parent), filepath.Join(dir, parentName))
 	}
 	return fmt.Errorf("%w: %s has no final dump", ErrManifest, container)
+}
+
+// layOutPack unpacks the archive beside the directory, and moves what was in it there when
+// it has proved to be the one that was verified: CRIU reads whatever it finds.
+func (s *Set) layOutPack(ctx context.Context, d Dir, want File, dir string) error {
+	beside, err := os.MkdirTemp(filepath.Dir(dir), "unpacked-")
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	defer os.RemoveAll(beside)
+	have, err := s.Read(ctx, d.Container, d.Name, want.Name, func(r io.Reader, _ int64) error { return unpack(r, beside) })
+	if err != nil {
+		return err
+	}
+	if err := (Dir{Container: d.Container, Name: d.Name, Files: []File{want}}).Same([]File{have}); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(beside)
+	for _, e := range entries {
+		if err == nil {
+			err = os.Rename(filepath.Join(beside, e.Name()), filepath.Join(dir, e.Name()))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("image store: %w", err)
+	}
+	return nil
 }

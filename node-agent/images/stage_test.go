@@ -78,10 +78,24 @@ func TestStagedDumpComesToTheVolume(t *testing.T) {
 			t.Errorf("%s is %q, %v", name, b, err)
 		}
 	}
-	// What changes after it was verified is not restored.
-	write(t, pages, packName, []byte(strings.Repeat("x", 4096)))
-	if err := target.LayOut(ctx, m, container, t.TempDir()); err == nil {
-		t.Error("another archive was laid out")
+	// What changes after it was verified is not restored, and leaves nothing where the one
+	// that was verified is laid out later.
+	archive, err := os.ReadFile(filepath.Join(pages, packName))
+	must(t, err)
+	others, more := t.TempDir(), t.TempDir()
+	write(t, more, "evil.img", []byte("evil"))
+	var evil bytes.Buffer
+	must(t, pack(&evil, more, []string{"evil.img"}))
+	for _, b := range [][]byte{evil.Bytes(), []byte(strings.Repeat("x", 4096))} {
+		write(t, pages, packName, b)
+		if err := target.LayOut(ctx, m, container, others); err == nil {
+			t.Errorf("%.10q was laid out", b)
+		}
+	}
+	write(t, pages, packName, archive)
+	must(t, target.LayOut(ctx, m, container, others))
+	if got, want := names(others), names(local); !slices.Equal(got, want) {
+		t.Errorf("on the node are %q, not %q", got, want)
 	}
 }
 
