@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # Name of the cluster that the cluster-* targets work on.
 CLUSTER ?= godwit
 # What e2e, demo, chaos, compat and bench take from the command line.
-export RUN KEEP COMPARE TIMEOUT CHAOS SEED QUICK SIZES RATES PATTERNS REPS METHODS GRID
+export BUDGET RUN KEEP COMPARE TIMEOUT CHAOS SEED QUICK SIZES RATES PATTERNS REPS METHODS GRID
 
 # Everything but help needs Go: a new enough one is put first in PATH.
 ifneq ($(filter-out help,$(or $(MAKECMDGOALS),help)),)
@@ -100,7 +100,7 @@ gobench: ## Run the Go benchmarks
 	go test -run '^$$' -bench . -benchmem $$(go list ./... | grep -v /test/)
 
 .PHONY: test
-test: ## Run all that CI runs: everything but e2e-long, compat, bench and the whole table of faults
+test: ## Run all that CI runs: everything but e2e-long, compat, bench and the whole table of faults (BUDGET=minutes begins no scenario after that)
 	hack/test.sh
 
 ##@ Images

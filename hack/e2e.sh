@@ -2,8 +2,10 @@
 # Copyright The Godwit Authors.
 # SPDX-License-Identifier: Apache-2.0
 #
-# Runs the end-to-end tests whose names match RUN in a cluster; without, all but those
-# of the list below, or with LONG=1 only those (make e2e-long).
+# Runs the end-to-end tests whose names match RUN in a cluster; without, all but the long
+# ones, or with LONG=1 only those (make e2e-long). PART=first takes of the others those
+# of which each shows one of the things that Godwit is for, PART=rest what is left.
+# With BEGIN_UNTIL, a time in Unix seconds, tests that would begin later are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,13 +35,26 @@ long=(
 	TestSecondRestoreFails
 	TestUncordonCancelsWhatIsQueued
 )
-long="^($(IFS='|' && echo "${long[*]}"))\$"
+first=(
+	TestConformance
+	TestDrain
+	TestOwnersDeployment
+	TestProbeEndsTheFreeze
+	TestTamperedImageFile
+	TestThereAndBack
+	TestTrust
+)
+# any NAME... is the regular expression of these names.
+any() { (IFS='|' && echo "^($*)\$"); }
+long=$(any "${long[@]}")
+part=${LONG:+long}${PART:-}
 skip=
-if [ -n "${LONG:-}" ]; then
-	RUN=$long
-elif [ -z "${RUN:-}" ]; then
-	skip=$long
-fi
+case $part in
+long) RUN=$long ;;
+first) RUN=$(any "${first[@]}") ;;
+rest) RUN='' skip="$long|$(any "${first[@]}")" ;;
+*) if [ -z "${RUN:-}" ]; then skip=$long; fi ;;
+esac
 # The driver of disks takes minutes to compile, and is for some of the long ones.
 images="godwit memhog"
 if [ -z "$skip" ]; then
@@ -49,6 +64,6 @@ if [ -z "$skip" ]; then
 fi
 # test2json makes of the test binary's output what go test -json prints.
 IMAGES=$images exec hack/with-cluster.sh "${CLUSTER:-godwit-e2e}" \
-	"$(hack/tool.sh gotestsum)" --format testname --jsonfile artifacts/e2e.json --raw-command -- \
+	"$(hack/tool.sh gotestsum)" --format testname --jsonfile "artifacts/e2e${part:+-$part}.json" --raw-command -- \
 	go tool test2json -t -p godwit.dev/godwit/test/e2e \
 	bin/e2e.test -test.v=test2json -test.timeout "${TIMEOUT:-90m}" -test.run "${RUN:-.}" -test.skip "$skip"

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command testcount adds up the results in files of “go test -json”, and in
-// arrays of objects that say whether they have passed, and prints them as one
+// arrays of objects that say whether they have passed or were skipped, and prints them as one
 // line, after what is known of each failure. Its exit status is 1 when a test failed,
 // or when there were none at all.
 package main
@@ -76,6 +76,7 @@ func (c *counts) addFile(name string) error {
 func (c *counts) addArray(r io.Reader) error {
 	var all []struct {
 		Passed   bool
+		Skipped  bool
 		Run      string
 		Problems []string
 	}
@@ -83,9 +84,12 @@ func (c *counts) addArray(r io.Reader) error {
 		return err
 	}
 	for _, one := range all {
-		if one.Passed {
+		switch {
+		case one.Skipped:
+			c.skipped++
+		case one.Passed:
 			c.passed++
-		} else {
+		default:
 			c.fail(one.Run, one.Problems)
 		}
 	}

@@ -65,7 +65,7 @@ func TestFailuresAreNamed(t *testing.T) {
 
 func TestCountsArrays(t *testing.T) {
 	var c counts
-	if err := c.addArray(strings.NewReader(`[{"fault": "x", "passed": true}, {"passed": false}]`)); err != nil || c.passed != 1 || c.failed != 1 {
+	if err := c.addArray(strings.NewReader(`[{"fault": "x", "passed": true}, {"passed": false}, {"passed": false, "skipped": true}]`)); err != nil || c.passed != 1 || c.failed != 1 || c.skipped != 1 {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

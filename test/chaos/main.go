@@ -116,6 +116,13 @@ func all(ctx context.Context) error {
 		return err
 	}
 	for i, p := range plans {
+		if c.TooLate() {
+			if err := st.add(result{Run: p.name(), Workload: string(p.of), Fault: p.fault, Step: p.step.name, Seed: p.seed, Skipped: true}); err != nil {
+				return err
+			}
+			c.say("%d/%d not begun, it is too late: %s", i+1, len(plans), p.name())
+			continue
+		}
 		begun := time.Now()
 		if i == 0 || p.of != plans[i-1].of {
 			if err := c.startWorkload(ctx, p.of); err != nil {
@@ -142,8 +149,8 @@ func all(ctx context.Context) error {
 			return fmt.Errorf("repair the cluster after %s: %w", r.Run, err)
 		}
 	}
-	passed, failed := st.counts()
-	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	passed, failed, skipped := st.counts()
+	fmt.Printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped)
 	if failed > 0 {
 		return fmt.Errorf("%d runs failed", failed)
 	}

@@ -55,6 +55,8 @@ type result struct {
 	From  string `json:"from"`
 	To    string `json:"to"`
 	Phase string `json:"phase,omitempty"`
+	// Skipped runs were not begun, for lack of time (BEGIN_UNTIL).
+	Skipped bool `json:"skipped,omitempty"`
 	// Passed is the verdict, Problems explain it.
 	Passed   bool     `json:"passed"`
 	Problems []string `json:"problems,omitempty"`
@@ -172,16 +174,19 @@ func (s *store) add(r result) error {
 	return os.WriteFile(s.array, append(array, '\n'), 0o644)
 }
 
-// counts of passed and failed runs.
-func (s *store) counts() (passed, failed int) {
+// counts of passed, failed and skipped runs.
+func (s *store) counts() (passed, failed, skipped int) {
 	for _, r := range s.all {
-		if r.Passed {
+		switch {
+		case r.Skipped:
+			skipped++
+		case r.Passed:
 			passed++
-		} else {
+		default:
 			failed++
 		}
 	}
-	return passed, failed
+	return passed, failed, skipped
 }
 
 // readResults reads arrays of results. A later result of a run takes the place
@@ -198,6 +203,9 @@ func readResults(files ...string) ([]result, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		for _, r := range some {
+			if r.Skipped {
+				continue
+			}
 			i := slices.IndexFunc(all, func(o result) bool { return o.Run == r.Run })
 			if i < 0 {
 				all = append(all, r)

@@ -81,13 +81,14 @@ func TestStoreAndRender(t *testing.T) {
 		{Run: "cancel/frozen", Fault: "cancel", Step: "frozen", Outcome: stayed, Passed: true, FrozenMS: 1500},
 		{Run: "kill-manager/StatefulSet/source-given-up", Workload: "StatefulSet", Fault: "kill-manager", Step: "source given up", Outcome: moved, Passed: true},
 		{Run: "none/-", Fault: "none", Step: "-", Outcome: moved, Problems: []string{"left over: image x"}},
+		{Run: "kill-criu/frozen", Fault: "kill-criu", Step: "frozen", Skipped: true},
 	} {
 		if err := s.add(r); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if p, f := s.counts(); p != 2 || f != 1 {
-		t.Errorf("%d passed, %d failed", p, f)
+	if p, f, skipped := s.counts(); p != 2 || f != 1 || skipped != 1 {
+		t.Errorf("%d passed, %d failed, %d skipped", p, f, skipped)
 	}
 	results, err := readResults(array, array)
 	if err != nil || len(results) != 3 {

@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -58,21 +59,21 @@ func TestImpatientProbe(t *testing.T) {
 	p.unharmed()
 }
 
-// The target cannot commit. The source goes on before its probe, which waits for
-// far less than spec.switchoverTimeout, makes kubelet restart it.
+// The target cannot commit, for its node does not reach the API server. The source goes
+// on before its probe, which waits for less than spec.switchoverTimeout, makes kubelet
+// restart it.
 func TestProbeEndsTheFreeze(t *testing.T) {
 	s := begin(t)
-	p := s.probed("guarded", 5, 6) // patience 25 s, of which a freeze may take 22
+	p := s.probed("guarded", 5, 13) // patience 60 s, of which a freeze may take 57: a slow host needs half of that
 	m := s.migration("move", p.pod.Name)
 	s.await(m, "the source to be frozen", harness.SourceState(v1alpha1.SourceFrozen))
-	agent, err := s.AgentOn(s.ctx, m.Status.Target.NodeName)
-	s.must(err)
-	release := s.held(agent)
+	s.Cleanup(func() { s.must(s.Nodes.HealAPI(context.WithoutCancel(s.ctx))) })
+	s.must(s.Nodes.CutAPI(s.ctx, m.Status.Target.NodeName))
 	s.await(m, "the hand-over to be aborted", func(m *v1alpha1.Migration) bool { return m.Status.Handover != nil })
 	if h := m.Status.Handover; h.State != v1alpha1.HandoverAborted || h.Reason != v1alpha1.ReasonProbeBudgetSpent {
 		t.Errorf("hand-over %+v", h)
 	}
-	release()
+	s.must(s.Nodes.HealAPI(s.ctx))
 	s.finish(m, v1alpha1.PhaseFailed)
 	s.stayed(m, p.pod)
 	p.unharmed()
@@ -83,7 +84,7 @@ func TestProbeEndsTheFreeze(t *testing.T) {
 // process goes on on the target, once it is let, and nowhere else.
 func TestKubeletKillsTheFrozenSource(t *testing.T) {
 	s := begin(t)
-	p := s.probed("doomed", 5, 6) // patience 25 s, of which a freeze may take 22
+	p := s.probed("doomed", 5, 13) // patience 60 s, of which a freeze may take 57: a slow host needs half of that
 	node := &corev1.Node{}
 	s.must(s.Get(s.ctx, client.ObjectKey{Name: p.pod.Spec.NodeName}, node))
 	if got := node.Labels[v1alpha1.LabelNodeFence]; got != v1alpha1.FenceNRI {

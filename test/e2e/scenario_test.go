@@ -33,6 +33,9 @@ type scenario struct {
 // explain it is collected before the namespace is removed.
 func begin(t *testing.T) *scenario {
 	t.Helper()
+	if cluster.TooLate() {
+		t.Skipf("not begun: it is later than %s (BEGIN_UNTIL)", cluster.BeginUntil.Format(time.TimeOnly))
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), scenarioTimeout)
 	name := strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
 	s := &scenario{T: t, Harness: cluster, ctx: ctx, namespace: "e2e-" + name}

@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"godwit.dev/godwit/test/images/catalog"
 )
@@ -30,7 +32,13 @@ type Config struct {
 	Artifacts string
 	// Keep says that the cluster stays up afterwards.
 	Keep bool
+	// BeginUntil is when the last scenario may begin; zero sets no limit.
+	BeginUntil time.Time
 }
+
+// TooLate says that no scenario may begin any more. A suite counts those that it has not
+// begun as skipped.
+func (c Config) TooLate() bool { return !c.BeginUntil.IsZero() && time.Now().After(c.BeginUntil) }
 
 // ConfigFromEnvironment reads the variables that hack/with-cluster.sh sets, and
 // looks for programs in PATH where they are not set.
@@ -49,6 +57,13 @@ func ConfigFromEnvironment() (Config, error) {
 	}
 	if c.Kubeconfig == "" {
 		return c, fmt.Errorf("KUBECONFIG is not set: run inside the cluster, with make or “cluster exec”")
+	}
+	if v := os.Getenv("BEGIN_UNTIL"); v != "" {
+		seconds, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return c, fmt.Errorf("BEGIN_UNTIL is not a time in Unix seconds: %w", err)
+		}
+		c.BeginUntil = time.Unix(seconds, 0)
 	}
 	var err error
 	if c.Kubectl, err = program("KUBECTL", "kubectl"); err != nil {
