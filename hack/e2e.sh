@@ -38,8 +38,6 @@ long=(
 first=(
 	TestConformance
 	TestDrain
-	TestOwnersDeployment
-	TestProbeEndsTheFreeze
 	TestTamperedImageFile
 	TestThereAndBack
 	TestTrust

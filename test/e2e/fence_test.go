@@ -64,7 +64,7 @@ func TestImpatientProbe(t *testing.T) {
 // restart it.
 func TestProbeEndsTheFreeze(t *testing.T) {
 	s := begin(t)
-	p := s.probed("guarded", 5, 13) // patience 60 s, of which a freeze may take 57: a slow host needs half of that
+	p := s.probed("guarded", 5, 9) // patience 40 s, of which a freeze may take 37: a slow host needs most of that
 	m := s.migration("move", p.pod.Name)
 	s.await(m, "the source to be frozen", harness.SourceState(v1alpha1.SourceFrozen))
 	s.Cleanup(func() { s.must(s.Nodes.HealAPI(context.WithoutCancel(s.ctx))) })
@@ -84,7 +84,7 @@ func TestProbeEndsTheFreeze(t *testing.T) {
 // process goes on on the target, once it is let, and nowhere else.
 func TestKubeletKillsTheFrozenSource(t *testing.T) {
 	s := begin(t)
-	p := s.probed("doomed", 5, 13) // patience 60 s, of which a freeze may take 57: a slow host needs half of that
+	p := s.probed("doomed", 5, 9) // patience 40 s, of which a freeze may take 37: a slow host needs most of that
 	node := &corev1.Node{}
 	s.must(s.Get(s.ctx, client.ObjectKey{Name: p.pod.Spec.NodeName}, node))
 	if got := node.Labels[v1alpha1.LabelNodeFence]; got != v1alpha1.FenceNRI {
