@@ -4,14 +4,17 @@
 package client
 
 import (
+	"archive/tar"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -74,14 +77,61 @@ func (n *Node) CopyFrom(ctx context.Context, remote, local string) error {
 const pourPort = "9999"
 
 // LoadImage imports an OCI or docker archive into containerd, where kubelet
-// finds it.
+// finds it. One whose names containerd has for the same images already is not imported
+// again.
 func (n *Node) LoadImage(ctx context.Context, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	want, err := imagesIn(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", archive, err)
+	}
+	if len(want) > 0 {
+		have, err := n.Output(ctx, "ctr --namespace k8s.io images list | awk '{ print $1, $3 }'")
+		if err != nil {
+			return err
+		}
+		if lines := strings.Split(have, "\n"); !slices.ContainsFunc(want, func(w string) bool { return !slices.Contains(lines, w) }) {
+			return nil
+		}
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
 	return n.pour(ctx, f, "ctr --namespace k8s.io images import -")
+}
+
+// imagesIn returns the images of an OCI archive, each as its name and its manifest's
+// digest. There are none in an archive of docker's.
+func imagesIn(archive io.Reader) ([]string, error) {
+	var index struct {
+		Manifests []struct {
+			Digest      string
+			Annotations map[string]string
+		}
+	}
+	for t := tar.NewReader(archive); ; {
+		h, err := t.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, nil
+		case err != nil:
+			return nil, err
+		case h.Name != "index.json":
+			continue
+		}
+		if err := json.NewDecoder(t).Decode(&index); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, err)
+		}
+		var all []string
+		for _, m := range index.Manifests {
+			all = append(all, m.Annotations["io.containerd.image.name"]+" "+m.Digest)
+		}
+		return all, nil
+	}
 }
 
 // pour runs a line of shell on the node with content as its standard input. The

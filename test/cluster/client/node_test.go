@@ -4,10 +4,14 @@
 package client
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,5 +111,34 @@ func TestFromEnvironmentWantsTheCluster(t *testing.T) {
 	t.Setenv(EnvDir, "")
 	if _, err := FromEnvironment(); err == nil || !strings.Contains(err.Error(), EnvDir) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestImagesInAnArchive(t *testing.T) {
+	archive := func(name, content string) io.Reader {
+		var out bytes.Buffer
+		w := tar.NewWriter(&out)
+		for _, f := range []struct{ name, content string }{{"blobs/sha256/a", "layer"}, {name, content}, {"oci-layout", "{}"}} {
+			if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.content)), Mode: 0o600}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte(f.content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &out
+	}
+	got, err := imagesIn(archive("index.json", `{"manifests": [{"digest": "sha256:1", "annotations": {"io.containerd.image.name": "localhost/x:dev"}}]}`))
+	if err != nil || !slices.Equal(got, []string{"localhost/x:dev sha256:1"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := imagesIn(archive("manifest.json", "[]")); err != nil || got != nil {
+		t.Errorf("docker's: %q, %v", got, err)
+	}
+	if _, err := imagesIn(archive("index.json", "none")); err == nil {
+		t.Error("an index that is no JSON was read")
 	}
 }
