@@ -19,6 +19,10 @@ import (
 // else lies there. Rounds that VerifyRound has read are compared with what it
 // learned and, as long as inode, size and times are the same, not read again.
 // The returned manifest is the verified one.
+//
+// Of a container that is restored from the merged rounds, nothing on the volume but the
+// final dump is looked at: the memory that is used was what the manifest says when it was
+// read, whatever lies there by now. The pod stands still for every question to the server.
 func (s *Set) Verify(ctx context.Context, digest string) (*Manifest, error) {
 	var m *Manifest
 	if err := s.store.untilThere(ctx, func() error {
@@ -28,20 +32,75 @@ func (s *Set) Verify(ctx context.Context, digest string) (*Manifest, error) {
 	}); err != nil {
 		return nil, err
 	}
+	now, later, merging := s.checks(m)
+	if err := s.checkAll(ctx, m, now); err != nil {
+		return nil, err
+	}
+	for _, c := range merging {
+		if _, err := s.Assembled(c); err == nil {
+			continue
+		}
+		if err := s.checkAll(ctx, m, later); err != nil {
+			return nil, err
+		}
+		break
+	}
+	return m, nil
+}
+
+// checks is what of a set is compared with the manifest.
+type checks struct {
+	tree bool
+	dirs []Dir
+}
+
+// checks divides a set into what must be looked at in any case, the final dumps first, and
+// what must be only when the rounds and the final dump of one of the merging containers
+// do not become one on the node.
+func (s *Set) checks(m *Manifest) (now, later checks, merging []string) {
+	for _, d := range m.Dirs {
+		switch {
+		case s.tookIn(d):
+			later.dirs = append(later.dirs, d)
+		case d.Name != finalName:
+			now.dirs = append(now.dirs, d)
+		default:
+			now.dirs = slices.Insert(now.dirs, 0, d)
+			if s.merging(d.Container).going() {
+				merging = append(merging, d.Container)
+			} else {
+				now.tree = true // what is restored from the volume must not meet anything else there
+			}
+		}
+	}
+	later.tree = !now.tree
+	return now, later, merging
+}
+
+// tookIn says that a round's memory is in the merged rounds, and was what is published.
+func (s *Set) tookIn(d Dir) bool {
+	key, ok := keyOf(d.Container, d.Name)
+	if !ok || key.files || !s.merging(d.Container).going() {
+		return false
+	}
+	h := s.seen(d)
+	return h != nil && h.Dir.Parent == d.Parent && slices.Equal(h.Dir.Files, d.Files)
+}
+
+func (s *Set) checkAll(ctx context.Context, m *Manifest, c checks) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(workers())
-	g.Go(func() error {
-		return s.store.untilThere(gctx, func() error { return s.checkTree(m) })
-	})
-	for _, d := range m.Dirs {
+	for _, d := range c.dirs {
 		g.Go(func() error {
 			return s.store.untilThere(gctx, func() error { return s.checkDir(gctx, d) })
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
+	if c.tree {
+		g.Go(func() error {
+			return s.store.untilThere(gctx, func() error { return s.checkTree(m) })
+		})
 	}
-	return m, nil
+	return g.Wait()
 }
 
 // Manifest reads the manifest of a set that was verified before. Whoever uses a file of
