@@ -8,14 +8,15 @@
 # of all steps.
 #
 # How long all that takes differs threefold between hosts. Who has no more than some time
-# says so with BUDGET, in minutes: after that no scenario begins on the nodes any more,
-# and what was not begun is counted as skipped. The most telling ones come first.
+# says so with BUDGET, in minutes: after that no step and no scenario begins on the nodes
+# any more. What was not begun is named, or counted as skipped. The most telling ones come
+# first.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
 mkdir -p artifacts bin
 rm -f artifacts/*.json
-failed=()
+failed=() left_out=()
 begun=$SECONDS
 if [ -n "${BUDGET:-}" ]; then
 	export BEGIN_UNTIL=$(($(date +%s) + BUDGET * 60))
@@ -41,7 +42,14 @@ prepare >artifacts/cluster-build.log 2>&1 &
 preparing=$!
 # What runs in a cluster shares one, as long as it succeeds.
 cluster=godwit-test
-in_cluster=(env SHARED=1 CLUSTER=$cluster)
+# on_nodes NAME COMMAND... is a step there, unless it is too late to begin one.
+on_nodes() {
+	if [ -n "${BEGIN_UNTIL:-}" ] && [ "$(date +%s)" -gt "$BEGIN_UNTIL" ]; then
+		left_out+=("$1")
+	else
+		step "$1" env SHARED=1 CLUSTER="$cluster" "${@:2}"
+	fi
+}
 remove_cluster() { bin/cluster --name "$cluster" down --force >&2; }
 finish() {
 	if [ -n "$preparing" ]; then kill "$preparing" 2>/dev/null; fi
@@ -64,14 +72,17 @@ step "cluster build" finish_preparing
 step model hack/model.sh
 step unit hack/unit.sh
 remove_cluster # what a run that was killed may have left
-step demo "${in_cluster[@]}" hack/demo.sh
-step e2e-first "${in_cluster[@]}" PART=first hack/e2e.sh
-step chaos "${in_cluster[@]}" CHAOS=quick hack/chaos.sh
-step e2e-rest "${in_cluster[@]}" PART=rest hack/e2e.sh
+on_nodes demo hack/demo.sh
+on_nodes e2e-first PART=first hack/e2e.sh
+on_nodes chaos CHAOS=quick hack/chaos.sh
+on_nodes e2e-rest PART=rest hack/e2e.sh
 
 remove_cluster
 printf '\nAll steps took %d s.\n' $((SECONDS - begun))
 status=0
+if [ ${#left_out[@]} -gt 0 ]; then
+	printf 'Not begun, for the %s minutes were over: %s.\n' "$BUDGET" "$(IFS=, && echo "${left_out[*]}")"
+fi
 if [ ${#failed[@]} -gt 0 ]; then
 	status=1
 	printf 'Failed: %s. Look into %s.\n' "$(IFS=, && echo "${failed[*]}")" "$PWD/artifacts"
