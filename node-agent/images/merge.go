@@ -183,14 +183,24 @@ func (m *merge) prepare() string {
 	return ""
 }
 
-// going says whether rounds have been merged, and the final dump has not.
-func (m *merge) going() bool {
+// holds says whether rounds have been merged, and nothing has gone wrong.
+func (m *merge) holds() bool {
 	if m == nil {
 		return false
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.err == nil && m.last >= 0 && m.made == nil
+	return m.err == nil && m.last >= 0
+}
+
+// going says whether rounds have been merged, and the final dump has not.
+func (m *merge) going() bool {
+	if !m.holds() {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.made == nil
 }
 
 func (s *Set) readDescriptors(container string) ([]byte, error) {

@@ -324,6 +324,8 @@ func TestRoundsOnTheVolumeOnceTheyAreMerged(t *testing.T) {
 				must(t, err)
 				spoil(t, set, round)
 				if merged {
+					_, err := set.Verify(context.Background(), digest) // and again, by who could not commit
+					must(t, err)
 					a, dir := assemble(t, set, digest)
 					if got := restored(t, dir, []uint64{1}); a.Whole != 1 || !maps.Equal(got[1], m[1]) {
 						t.Errorf("%+v, the memory is %v, not %v", a, got, m)

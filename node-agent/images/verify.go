@@ -66,7 +66,7 @@ func (s *Set) checks(m *Manifest) (now, later checks, merging []string) {
 			now.dirs = append(now.dirs, d)
 		default:
 			now.dirs = slices.Insert(now.dirs, 0, d)
-			if s.merging(d.Container).going() {
+			if s.merging(d.Container).holds() {
 				merging = append(merging, d.Container)
 			} else {
 				now.tree = true // what is restored from the volume must not meet anything else there
@@ -80,7 +80,7 @@ func (s *Set) checks(m *Manifest) (now, later checks, merging []string) {
 // tookIn says that a round's memory is in the merged rounds, and was what is published.
 func (s *Set) tookIn(d Dir) bool {
 	key, ok := keyOf(d.Container, d.Name)
-	if !ok || key.files || !s.merging(d.Container).going() {
+	if !ok || key.files || !s.merging(d.Container).holds() {
 		return false
 	}
 	h := s.seen(d)
