@@ -143,6 +143,11 @@ type row struct {
 // nobodyKnows: the mark says that the processes may run, and they are gone.
 const nobodyKnows = "nobody can tell whether it ran before its restore was killed"
 
+// codeLeftBehind: the agent ends a dump at a harmless point only (node-agent/runtime/criu,
+// giveup.go). Who kills CRIU otherwise may meet the moments in which its code is being
+// put into a process or taken out again, which nobody else can finish.
+const codeLeftBehind = "CRIU was killed while its own code was in the process"
+
 // noFault is the migration to which nothing happens.
 const noFault = "none"
 
@@ -165,7 +170,9 @@ var barePods = []row{
 		only: []step{runcDone, wrapperDone}, how: "containerd ends a container whose runtime is killed"},
 	{fault: "kill-runc-restore", steps: []step{runcRunning, complete, marked}, quick: []step{complete},
 		only: []step{marked}, how: nobodyKnows},
-	{fault: "kill-criu", steps: []step{roundRunning, dumping, criuRestoring, complete, marked}, quick: []step{dumping},
+	{fault: "kill-criu", steps: []step{roundRunning, dumping}, quick: []step{dumping},
+		only: []step{roundRunning, dumping}, how: codeLeftBehind},
+	{fault: "kill-criu", steps: []step{criuRestoring, complete, marked},
 		only: []step{marked}, how: nobodyKnows},
 
 	{fault: "restart-containerd-source", steps: []step{firstRound, frozen, dumping, published, committed, completing}},
