@@ -7,7 +7,7 @@
 # step that fails does not keep the others from running. The last line counts the tests
 # of all steps.
 #
-# How long all that takes differs threefold between hosts. Who has no more than some time
+# How long all that takes differs a lot between hosts. Who has no more than some time
 # says so with BUDGET, in minutes: after that no step and no scenario begins on the nodes
 # any more. What was not begun is named, or counted as skipped. The most telling ones come
 # first.

@@ -21,8 +21,9 @@ import (
 // The returned manifest is the verified one.
 //
 // Of a container that is restored from the merged rounds, nothing on the volume but the
-// final dump is looked at: the memory that is used was what the manifest says when it was
-// read, whatever lies there by now. The pod stands still for every question to the server.
+// final dump and the packed files is looked at: the memory that is used was what the
+// manifest says when it was read, whatever lies there by now. The pod stands still for
+// every question to the server.
 func (s *Set) Verify(ctx context.Context, digest string) (*Manifest, error) {
 	var m *Manifest
 	if err := s.store.untilThere(ctx, func() error {

@@ -117,7 +117,9 @@ func all(ctx context.Context) error {
 	}
 	for i, p := range plans {
 		if c.TooLate() {
-			if err := st.add(result{Run: p.name(), Workload: string(p.of), Fault: p.fault, Step: p.step.name, Seed: p.seed, Skipped: true}); err != nil {
+			if err := st.add(result{ // counted, and in no table
+				Run: p.name(), Workload: string(p.of), Fault: p.fault, Step: p.step.name, Seed: p.seed, Skipped: true,
+			}); err != nil {
 				return err
 			}
 			c.say("%d/%d not begun, it is too late: %s", i+1, len(plans), p.name())
